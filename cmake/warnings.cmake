@@ -1,0 +1,2 @@
+# Our own code compiles without a warning; third-party headers are system headers.
+set(FASTWAN_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Werror)
