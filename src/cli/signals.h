@@ -1,0 +1,24 @@
+// Ctrl-C and SIGTERM as a stop request: the run ends at its next step.
+#pragma once
+
+#include <stop_token>
+#include <thread>
+
+namespace fastwan::cli {
+
+// Blocks SIGINT and SIGTERM in this and all later threads and waits for them in a thread of its
+// own. The first asks to stop; the second ends the process at once with status 130.
+class StopOnSignal {
+ public:
+  StopOnSignal();
+  ~StopOnSignal();
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+  std::stop_token token() const { return source_.get_token(); }
+
+ private:
+  std::stop_source source_;
+  std::jthread waiter_;
+};
+
+}  // namespace fastwan::cli
