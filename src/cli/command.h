@@ -1,0 +1,26 @@
+// The subcommands: each takes the words after its name and returns the exit status.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "cli/errors.h"
+
+namespace fastwan::cli {
+
+struct Program {
+  Path executable;  // the running binary, links resolved
+  ErrorFormat error_format = ErrorFormat::kText;
+};
+
+int run_generate(const Program& program, const std::vector<std::string>& words);
+int run_inspect(const Program& program, const std::vector<std::string>& words);
+int run_plan(const Program& program, const std::vector<std::string>& words);
+int run_presets(const Program& program, const std::vector<std::string>& words);
+int run_doctor(const Program& program, const std::vector<std::string>& words);
+
+// Folders beside which the project's own Python environment may lie (its wheel brings an ffmpeg).
+std::vector<Path> roots_of(const Program& program);
+
+}  // namespace fastwan::cli

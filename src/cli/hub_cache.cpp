@@ -1,0 +1,77 @@
+#include "cli/hub_cache.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
+#include "base/check.h"
+#include "base/env.h"
+#include "base/text.h"
+
+namespace fastwan::cli {
+namespace {
+
+bool is_hub_id(const std::string& text) {
+  const auto is_name = [](const std::string& part) {
+    return !part.empty() && part[0] != '.' &&
+           std::all_of(part.begin(), part.end(), [](unsigned char c) {
+             return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
+           });
+  };
+  const std::vector<std::string> parts = split(text, '/');
+  return parts.size() == 2 && is_name(parts[0]) && is_name(parts[1]);
+}
+
+}  // namespace
+
+Path hub_cache_root() {
+  if (const auto cache = env("HF_HUB_CACHE")) {
+    return *cache;
+  }
+  if (const auto home = env("HF_HOME")) {
+    return Path(*home) / "hub";
+  }
+  if (const auto cache = env("XDG_CACHE_HOME")) {
+    return Path(*cache) / "huggingface" / "hub";
+  }
+  return Path(env("HOME").value_or("/")) / ".cache" / "huggingface" / "hub";
+}
+
+Path find_model(const std::string& model, const std::string& revision) {
+  std::error_code ignored;
+  if (std::filesystem::exists(model, ignored)) {
+    return model;
+  }
+  if (!is_hub_id(model)) {
+    throw IoError(Code::kNotFound,
+                  str("--model-path ", escape_control(model), ": no such file or folder"));
+  }
+  const Path folder = hub_cache_root() / ("models--" + replace_all(model, "/", "--"));
+  const std::string wanted = revision.empty() ? "main" : revision;
+  Path snapshot = folder / "snapshots" / wanted;
+  if (!std::filesystem::is_directory(snapshot, ignored) &&
+      std::filesystem::exists(folder / "refs" / wanted, ignored)) {
+    snapshot = folder / "snapshots" / std::string(trim(read_file(folder / "refs" / wanted, 4096)));
+  }
+  if (!std::filesystem::is_directory(snapshot, ignored)) {
+    const std::string which = revision.empty() ? "" : " --revision " + revision;
+    throw IoError(Code::kNotFound,
+                  str("--model-path ", model, " is neither a folder here nor in the hub cache ",
+                      hub_cache_root().string(), ". Download it with: hf download ", model, which));
+  }
+  return snapshot;
+}
+
+std::string cpu_instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
+    return "avx512";
+  }
+  return __builtin_cpu_supports("avx2") ? "avx2" : "sse2";
+#else
+  return "neon";
+#endif
+}
+
+}  // namespace fastwan::cli

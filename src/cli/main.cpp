@@ -1,0 +1,135 @@
+// The program `fastwan`: torch-free, so that help and inspection answer at once. Commands that need
+// tensors open libfastwan.so (tensor_library.h).
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "base/env.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/command.h"
+#include "cli/version.h"
+
+namespace fastwan::cli {
+namespace {
+
+struct Command {
+  const char* name;
+  const char* alias;
+  const char* about;
+  int (*run)(const Program&, const std::vector<std::string>&);
+};
+
+constexpr std::array kCommands = {
+    Command{"generate", "", "text, or text and a first frame, to video", run_generate},
+    Command{"inspect", "metadata", "what is in a model folder, a weights file or a video",
+            run_inspect},
+    Command{"plan", "", "memory and work of a request, without loading weights", run_plan},
+    Command{"presets", "", "defaults per model: list, show NAME", run_presets},
+    Command{"doctor", "", "checks this machine and names a remedy for each fault", run_doctor}};
+
+void print_help() {
+  std::string text = str("fastwan ", kVersion,
+                         ": text to video with Wan and FastWan models\n\nUsage: fastwan COMMAND "
+                         "[OPTIONS]\n\nCommands:\n");
+  for (const Command& command : kCommands) {
+    std::string name = command.name;
+    name.resize(12, ' ');
+    text += str("  ", name, command.about, "\n");
+  }
+  text +=
+      "\nOptions:\n"
+      "  --help      this text; fastwan COMMAND --help tells more\n"
+      "  --version   version\n"
+      "\nFirst video: fastwan generate -m FOLDER -p \"a red kite over the sea\" -o kite.mp4\n";
+  std::fputs(text.c_str(), stdout);
+}
+
+// Taken out before anything can fail, so that the first error already has the asked form.
+ErrorFormat take_error_format(std::vector<std::string>& words) {
+  ErrorFormat format = ErrorFormat::kText;
+  for (std::size_t i = 0; i < words.size();) {
+    std::string value;
+    std::size_t count = 0;
+    if (words[i].starts_with("--error-format=") || words[i].starts_with("--error_format=")) {
+      value = words[i].substr(words[i].find('=') + 1);
+      count = 1;
+    } else if ((words[i] == "--error-format" || words[i] == "--error_format") &&
+               i + 1 < words.size()) {
+      value = words[i + 1];
+      count = 2;
+    } else {
+      ++i;
+      continue;
+    }
+    if (value != "text" && value != "json") {
+      throw InvalidInput(Code::kBadValue,
+                         str("--error-format must be text or json, got ", escape_control(value)));
+    }
+    format = value == "json" ? ErrorFormat::kJson : ErrorFormat::kText;
+    words.erase(words.begin() + static_cast<std::ptrdiff_t>(i),
+                words.begin() + static_cast<std::ptrdiff_t>(i + count));
+  }
+  return format;
+}
+
+int run(Program& program, std::vector<std::string> words) {
+  program.error_format = take_error_format(words);
+  if (const auto level = env("FASTWAN_LOG")) {
+    const auto parsed = log::parse_level(*level);
+    if (!parsed) {
+      throw InvalidInput(Code::kBadValue,
+                         str("FASTWAN_LOG must be error, warn, info, debug or trace, got ",
+                             escape_control(*level)));
+    }
+    log::set_level(*parsed);
+  }
+  for (const std::string& name : unknown_fastwan_variables()) {
+    log::warn(str("environment variable ", name, " means nothing to this program"));
+  }
+  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
+    print_help();
+    return words.empty() ? info(Code::kUsage).exit_status : 0;
+  }
+  if (words[0] == "--version" || words[0] == "-V") {
+    std::fputs(str("fastwan ", kVersion, "\n").c_str(), stdout);
+    return 0;
+  }
+  std::vector<std::string> names;
+  for (const Command& command : kCommands) {
+    if (words[0] == command.name || words[0] == command.alias) {
+      return command.run(program, {words.begin() + 1, words.end()});
+    }
+    names.emplace_back(command.name);
+  }
+  const std::optional<std::string> guess = nearest(words[0], names);
+  throw InvalidInput(Code::kUsage,
+                     str(escape_control(words[0]), " is not a command.",
+                         guess ? " Did you mean " + *guess + "?" : " `fastwan --help` lists them"));
+}
+
+}  // namespace
+
+std::vector<Path> roots_of(const Program& program) {
+  // build/release/bin/fastwan, and an installed bin/fastwan
+  const Path bin = program.executable.parent_path();
+  return {bin.parent_path(), bin.parent_path().parent_path().parent_path()};
+}
+
+}  // namespace fastwan::cli
+
+int main(int argc, char** argv) {
+  fastwan::cli::Program program;
+  try {
+    program.executable = std::filesystem::read_symlink("/proc/self/exe");
+    const std::span<char*> words(argv, static_cast<std::size_t>(argc));
+    return fastwan::cli::run(program, {words.begin() + 1, words.end()});
+  } catch (const std::exception& error) {
+    return fastwan::cli::report(error, program.error_format);
+  }
+}

@@ -1,0 +1,158 @@
+#include "cli/outputs.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <set>
+#include <string_view>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "config/assign.h"
+
+namespace fastwan::cli {
+namespace {
+
+constexpr std::size_t kMaxNameCharacters = 100;
+constexpr std::array<std::string_view, 7> kExtensions = {".mp4", ".webm", ".gif",        ".webp",
+                                                         ".png", ".jpg",  ".safetensors"};
+
+void check_extension(const Path& file) {
+  const std::string extension = to_lower(file.extension().string());
+  if (std::find(kExtensions.begin(), kExtensions.end(), extension) == kExtensions.end()) {
+    throw InvalidInput(
+        Code::kBadValue,
+        str("--output must end in .mp4, .webm, .gif, .webp, .png, .jpg or .safetensors, got ",
+            escape_control(file.string())));
+  }
+}
+
+void check_free(const Path& file, bool overwrite) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored)) {
+    throw IoError(Code::kExists, str(file.string(), " is a folder; name a file in it"));
+  }
+  if (!overwrite && std::filesystem::exists(file, ignored)) {
+    throw IoError(Code::kExists,
+                  str(escape_control(file.string()), " exists. Give --overwrite or another name"));
+  }
+}
+
+Path numbered(const Path& file, std::size_t number) {
+  return file.parent_path() / str(file.stem().string(), "_", number, file.extension().string());
+}
+
+}  // namespace
+
+std::string file_name_of(const std::string& prompt) {
+  constexpr std::string_view kForbidden = "\\/:*?\"<>|";
+  std::string out;
+  std::size_t characters = 0;
+  bool last_was_space = false;
+  for (std::size_t i = 0; i < prompt.size();) {
+    std::size_t length = 1;
+    while (i + length < prompt.size() &&
+           (static_cast<unsigned char>(prompt[i + length]) & 0xC0) == 0x80) {
+      ++length;
+    }
+    if (characters++ == kMaxNameCharacters) {
+      break;
+    }
+    const auto first = static_cast<unsigned char>(prompt[i]);
+    const bool is_space = first <= ' ' || first == 0x7F;
+    if (is_space) {
+      out += last_was_space ? "" : " ";
+    } else if (kForbidden.find(prompt[i]) == std::string_view::npos) {
+      out += prompt.substr(i, length);
+    }
+    last_was_space = is_space;
+    i += length;
+  }
+  const std::size_t begin = out.find_first_not_of(". ");
+  if (begin == std::string::npos) {
+    return "video";
+  }
+  return out.substr(begin, out.find_last_not_of(". ") - begin + 1);
+}
+
+std::vector<Path> choose_outputs(const config::Generate& settings,
+                                 const std::vector<std::string>& prompts) {
+  const auto per_prompt = static_cast<std::size_t>(*settings.num_videos_per_prompt);
+  const std::size_t count = prompts.size() * per_prompt;
+  std::vector<Path> outputs;
+  if (settings.output.is_set) {
+    if (settings.output_path.is_set || settings.output_video_name.is_set) {
+      throw InvalidInput(Code::kConflict,
+                         "--output names the file; --output-path and --output-video-name belong to "
+                         "names made for you");
+    }
+    const Path file = *settings.output;
+    check_extension(file);
+    require_writable_folder(file.parent_path());
+    for (std::size_t i = 0; i < count; ++i) {
+      outputs.push_back(i == 0 ? file : numbered(file, i));
+      check_free(outputs.back(), *settings.overwrite);
+    }
+    return outputs;
+  }
+  const Path folder = settings.output_path.is_set ? Path(*settings.output_path) : Path(".");
+  require_writable_folder(folder);
+  std::set<Path> taken;
+  for (std::size_t i = 0; i < count; ++i) {
+    const int64_t seed = *settings.seed + static_cast<int64_t>(i % per_prompt);
+    const std::string stem = settings.output_video_name.is_set
+                                 ? file_name_of(*settings.output_video_name)
+                                 : str(file_name_of(prompts[i / per_prompt]), "-", seed);
+    const Path wanted = folder / (stem + ".mp4");
+    Path file = wanted;
+    std::error_code ignored;
+    // A made-up name never replaces a file: it gets a number.
+    for (std::size_t number = 1;
+         taken.contains(file) || (!*settings.overwrite && std::filesystem::exists(file, ignored));
+         ++number) {
+      file = numbered(wanted, number);
+    }
+    taken.insert(file);
+    outputs.push_back(file);
+  }
+  return outputs;
+}
+
+void check_side_outputs(const config::Generate& settings) {
+  struct Side {
+    const char* flag;
+    const config::Setting<std::string>& setting;
+    std::string_view extension;
+  };
+  const std::array sides = {Side{"--save-latents", settings.save_latents, ".safetensors"},
+                            Side{"--save-embeds", settings.save_embeds, ".safetensors"},
+                            Side{"--save-frames", settings.save_frames, ".safetensors"},
+                            Side{"--report", settings.report, ".json"}};
+  for (const Side& side : sides) {
+    if (!side.setting.is_set) {
+      continue;
+    }
+    const Path file = *side.setting;
+    if (to_lower(file.extension().string()) != side.extension) {
+      throw InvalidInput(Code::kBadValue, str(side.flag, " must end in ", side.extension, ", got ",
+                                              escape_control(file.string())));
+    }
+    require_writable_folder(file.parent_path());
+    check_free(file, *settings.overwrite);
+  }
+  if (settings.contact_sheet.is_set) {
+    parse_grid(*settings.contact_sheet);
+  }
+}
+
+Grid parse_grid(const std::string& text) {
+  const std::vector<std::string> parts = split(text, 'x');
+  if (parts.size() != 2) {
+    config::throw_bad_value("--contact-sheet", "columns x rows as 4x4", text);
+  }
+  constexpr config::Range kSide{1, 64};
+  return {config::to_int(parts[0], kSide, "--contact-sheet columns"),
+          config::to_int(parts[1], kSide, "--contact-sheet rows")};
+}
+
+}  // namespace fastwan::cli

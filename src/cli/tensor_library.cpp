@@ -1,0 +1,44 @@
+#include "cli/tensor_library.h"
+
+#include <dlfcn.h>
+
+#include "base/check.h"
+#include "base/text.h"
+
+namespace fastwan::cli {
+
+TensorLibrary::TensorLibrary(const Program& program) {
+  const Path beside = program.executable.parent_path().parent_path() / "lib" / "libfastwan.so";
+  // RTLD_GLOBAL: exceptions and torch's operator registry are shared with libraries that are opened
+  // later.
+  handle_ = ::dlopen(beside.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (handle_ == nullptr) {
+    throw IoError(
+        Code::kMissingLibrary,
+        str("cannot open ", beside.string(), ": ", ::dlerror(),
+            ". Is torch 2.11.0 installed? `make setup build` puts it beside the program"));
+  }
+}
+
+// The library stays open: torch does not survive being unloaded.
+TensorLibrary::~TensorLibrary() = default;
+
+void* TensorLibrary::symbol(const char* name) const {
+  void* found = ::dlsym(handle_, name);
+  if (found == nullptr) {
+    throw IoError(Code::kMissingLibrary,
+                  str("libfastwan.so has no ", name,
+                      "; it is of another version than this program. Build again"));
+  }
+  return found;
+}
+
+GenerateReport TensorLibrary::generate(const GenerateCall& call) const {
+  return reinterpret_cast<GenerateFunction>(symbol("fastwan_generate"))(call);
+}
+
+std::string TensorLibrary::probe() const {
+  return reinterpret_cast<ProbeFunction>(symbol("fastwan_probe"))();
+}
+
+}  // namespace fastwan::cli

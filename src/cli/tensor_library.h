@@ -1,0 +1,71 @@
+// The door to libfastwan.so: opened only by commands that need tensors, because a program that
+// links torch takes half a second to reach main.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/watch.h"
+#include "cli/command.h"
+#include "config/generate.h"
+#include "models/layout/model_folder.h"
+
+namespace fastwan::cli {
+
+// One video to make.
+struct VideoJob {
+  std::string prompt;
+  int64_t seed = 0;
+  Path output;  // empty: nothing but latents, embeddings or frames are saved
+};
+
+struct VideoResult {
+  Path output;
+  int64_t seed = 0;
+  std::string latents_sha256;
+  std::vector<std::pair<std::string, double>> stage_seconds;
+};
+
+// What libfastwan.so is asked for. All settings are resolved.
+struct GenerateCall {
+  const config::Generate& settings;
+  const layout::ModelFolder& model;
+  const std::vector<VideoJob>& jobs;
+  const std::vector<Path>& media_roots;
+  Json metadata;  // without prompt and seed, which the callee adds per video
+  const Watch& watch;
+  std::function<void(int64_t job)> on_begin;
+  std::function<void(const VideoResult&)> on_result;
+  std::function<void(const std::string&)> on_note;
+};
+
+struct GenerateReport {
+  std::string device;
+  std::string offload;
+  int64_t threads = 0;
+};
+
+// The functions that libfastwan.so exports, by C name: fastwan_generate, fastwan_probe.
+using GenerateFunction = GenerateReport (*)(const GenerateCall&);
+using ProbeFunction = std::string (*)();  // torch version, devices: one line
+
+class TensorLibrary {
+ public:
+  // IoError missing_library, with the loader's reason and what to do.
+  explicit TensorLibrary(const Program& program);
+  ~TensorLibrary();
+  TensorLibrary(const TensorLibrary&) = delete;
+  TensorLibrary& operator=(const TensorLibrary&) = delete;
+  GenerateReport generate(const GenerateCall& call) const;
+  std::string probe() const;
+
+ private:
+  void* symbol(const char* name) const;
+  void* handle_ = nullptr;
+};
+
+}  // namespace fastwan::cli
