@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""The peers' side of the benchmarks: diffusers on torch, float32. The same protocol as fastwan-bench --serve."""
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+
+def peak_bytes():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def dit_block():
+    import torch
+    from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTransformerBlock
+    torch.manual_seed(0)
+    block = WanTransformerBlock(1536, 8960, 12, "rms_norm_across_heads", True, 1e-6, None).eval()
+    x = torch.randn(1, 4096, 1536)
+    text = torch.randn(1, 512, 1536)
+    modulation = torch.randn(1, 6, 1536)
+    rope = WanRotaryPosEmbed(128, (1, 2, 2), 1024)(torch.empty(1, 16, 4, 64, 64))  # 4 x 32 x 32 tokens
+    return lambda: block(x, text, modulation, rope)
+
+
+def vae_decode():
+    import torch
+    from diffusers import AutoencoderKLWan
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan().eval()
+    latents = torch.randn(1, 16, 3, 16, 28)
+    return lambda: vae.decode(latents)
+
+
+CASES = {"dit_block": dit_block, "vae_decode": vae_decode}
+
+
+def serve(name):
+    import torch
+    with torch.inference_mode():
+        run = CASES[name]()
+        print("ready", flush=True)
+        for _ in sys.stdin:
+            start = time.perf_counter()
+            run()
+            print(time.perf_counter() - start, peak_bytes(), flush=True)
+
+
+def pipeline(model, prompt, output):
+    """The same video from the same folder as a diffusers user would write it: few-step loop over its components."""
+    import torch
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from diffusers.utils import export_to_video
+    from tokenizers import Tokenizer
+    from transformers import UMT5EncoderModel
+    folder = pathlib.Path(model)
+    preset = json.loads((folder / "fastwan.json").read_text())
+    with torch.inference_mode():
+        ids = torch.tensor([Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")).encode(prompt).ids])
+        encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder").eval()
+        text = encoder(ids).last_hidden_state
+        text = torch.nn.functional.pad(text, (0, 0, 0, 512 - text.shape[1]))
+        transformer = WanTransformer3DModel.from_pretrained(folder / "transformer").eval()
+        vae = AutoencoderKLWan.from_pretrained(folder / "vae").eval()
+        scale = vae.config.scale_factor_spatial
+        shape = (1, vae.config.z_dim, (preset["num_frames"] - 1) // 4 + 1, preset["height"] // scale, preset["width"] // scale)
+        generator = torch.Generator().manual_seed(7)
+        x = torch.randn(shape, generator=generator)
+        sigmas = [8 * s / (1 + 7 * s) for s in (i / 1000 for i in range(1000, 0, -1))]
+        steps = preset.get("dmd_denoising_steps", [1000, 757, 522])
+        for index, step in enumerate(steps):
+            sigma = min(sigmas, key=lambda s: abs(1000 * s - step))
+            x0 = x - sigma * transformer(x, torch.tensor([step]), text).sample
+            if index + 1 < len(steps):
+                sigma = min(sigmas, key=lambda s: abs(1000 * s - steps[index + 1]))
+                x = (1 - sigma) * x0 + sigma * torch.randn(shape, generator=generator)
+        mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1, 1)
+        std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+        frames = vae.decode(x0 * std + mean).sample
+        frames = (frames[0].permute(1, 2, 3, 0) / 2 + 0.5).clamp(0, 1).numpy()
+    export_to_video(list(frames), output, fps=preset["fps"])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--serve", choices=sorted(CASES))
+    parser.add_argument("--pipeline", nargs=3, metavar=("MODEL", "PROMPT", "OUTPUT"))
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    import torch
+    torch.set_num_threads(options.threads)
+    if options.serve:
+        serve(options.serve)
+    elif options.pipeline:
+        pipeline(*options.pipeline)
+    else:
+        parser.error("--serve CASE or --pipeline MODEL PROMPT OUTPUT")
+
+
+if __name__ == "__main__":
+    main()

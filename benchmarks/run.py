@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Our program against its peers, taking turns in one run; prints one JSON document."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PEERS = pathlib.Path(__file__).with_name("peers.py")
+MODEL = ROOT / "models" / "tiny-shapes"
+PROMPT = "a small red circle moves slowly to the upper left on a plain background"
+
+
+class Side:
+    """A process that runs one iteration a line: 'seconds peak_bytes' comes back."""
+
+    def __init__(self, command, threads):
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        ready = self.process.stdout.readline().strip()
+        if ready != "ready":
+            raise RuntimeError(f"{command} did not get ready: {ready!r}")
+
+    def once(self):
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        seconds, peak = self.process.stdout.readline().split()
+        return float(seconds), int(peak)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def summary(seconds, peak):
+    ordered = sorted(seconds)
+    return {"median_s": statistics.median(ordered), "min_s": ordered[0], "max_s": ordered[-1], "runs": len(ordered),
+            "peak_bytes": peak}
+
+
+def compare(case, bench, runs, threads):
+    ours = Side([bench, "--serve", case, "--threads", str(threads)], threads)
+    peer = Side([sys.executable, str(PEERS), "--serve", case, "--threads", str(threads)], threads)
+    for side in (ours, peer):
+        side.once()  # warm-up
+    times, peaks = ([], []), [0, 0]
+    for _ in range(runs):
+        for index, side in enumerate((ours, peer)):
+            seconds, peak = side.once()
+            times[index].append(seconds)
+            peaks[index] = max(peaks[index], peak)
+    ours.close()
+    peer.close()
+    return report(case, summary(times[0], peaks[0]), summary(times[1], peaks[1]))
+
+
+def report(case, ours, peer):
+    return {"case": case, "peer": "diffusers 0.42.1", "ours": ours, "theirs": peer,
+            "speed_ratio": peer["median_s"] / ours["median_s"], "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"]}
+
+
+def timed_process(command, threads):
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    if status != 0:
+        raise RuntimeError(f"{command} failed: {process.stderr.read().decode()}")
+    return seconds, usage.ru_maxrss * 1024
+
+
+def compare_pipeline(binary, runs, threads):
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        commands = ([binary, "generate", "-m", str(MODEL), "-p", PROMPT, "--seed", "7", "--threads", str(threads), "--overwrite",
+                     "-o", f"{folder}/ours.mp4"],
+                    [sys.executable, str(PEERS), "--pipeline", str(MODEL), PROMPT, f"{folder}/theirs.mp4", "--threads", str(threads)])
+        times, peaks = ([], []), [0, 0]
+        for turn in range(runs + 1):
+            for index, command in enumerate(commands):
+                seconds, peak = timed_process(command, threads)
+                if turn > 0:  # the first turn warms the file cache
+                    times[index].append(seconds)
+                    peaks[index] = max(peaks[index], peak)
+    return report("pipeline", summary(times[0], peaks[0]), summary(times[1], peaks[1]))
+
+
+def cpu_name():
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bin", default=str(ROOT / "build" / "release" / "bin"), help="folder of fastwan and fastwan-bench")
+    parser.add_argument("--case", action="append", choices=["dit_block", "vae_decode", "pipeline"])
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    results = []
+    for case in options.case or ["dit_block", "vae_decode", "pipeline"]:
+        if case == "pipeline":
+            results.append(compare_pipeline(f"{options.bin}/fastwan", options.runs, options.threads))
+        else:
+            results.append(compare(case, f"{options.bin}/fastwan-bench", options.runs, options.threads))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    json.dump({"schema": 1, "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu_name(), "dtype": "float32",
+               "threads": options.threads, "results": results}, sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()
