@@ -100,7 +100,7 @@ const char* type_word(const Json& value) {
 
 Json parse_json(std::string_view text, std::string_view origin, const JsonLimits& limits) {
   if (!is_valid_utf8(text)) {
-    throw InvalidInput(Code::kBadJson, str(origin, ": not valid UTF-8"));
+    throw InvalidInput(Code::kNotUtf8, str(origin, ": not valid UTF-8"));
   }
   Builder builder(origin, limits);
   if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
