@@ -1,0 +1,196 @@
+#include "models/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <span>
+#include <utility>
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
+
+#include "base/check.h"
+#include "base/shape.h"
+#include "base/text.h"
+
+namespace fastwan::models {
+namespace {
+
+constexpr int64_t kStagingBytes = 16 << 20;
+constexpr std::size_t kMaxListed = 10;
+
+constexpr std::array<std::pair<io::Dtype, at::ScalarType>, 13> kTypes = {
+    {{io::Dtype::kBool, at::kBool},
+     {io::Dtype::kU8, at::kByte},
+     {io::Dtype::kI8, at::kChar},
+     {io::Dtype::kI16, at::kShort},
+     {io::Dtype::kU16, at::kUInt16},
+     {io::Dtype::kI32, at::kInt},
+     {io::Dtype::kU32, at::kUInt32},
+     {io::Dtype::kI64, at::kLong},
+     {io::Dtype::kU64, at::kUInt64},
+     {io::Dtype::kF16, at::kHalf},
+     {io::Dtype::kBf16, at::kBFloat16},
+     {io::Dtype::kF32, at::kFloat},
+     {io::Dtype::kF64, at::kDouble}}};
+
+std::span<std::byte> bytes_of(const at::Tensor& tensor) {
+  return {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()};
+}
+
+struct Join {
+  std::vector<std::pair<at::Tensor, io::WeightFiles::Entry>> pairs;
+  std::vector<std::string> missing, unexpected, misshaped;
+};
+
+Join join(torch::nn::Module& model, const io::WeightFiles& files, const LoadOptions& options) {
+  std::map<std::string, std::string> stored;  // parameter name -> name in the file
+  for (const std::string& name : files.names()) {
+    if (options.is_ignored && options.is_ignored(name)) {
+      continue;
+    }
+    stored.emplace(options.rename ? options.rename(name) : name, name);
+  }
+  Join out;
+  for (const auto& parameter : model.named_parameters()) {
+    const auto found = stored.find(parameter.key());
+    const at::IntArrayRef wanted = parameter.value().sizes();
+    if (found == stored.end()) {
+      if (!options.may_be_missing || !options.may_be_missing(parameter.key())) {
+        out.missing.push_back(str(parameter.key(), " ", format_shape(wanted)));
+      }
+      continue;
+    }
+    const io::WeightFiles::Entry entry = *files.find(found->second);
+    if (at::IntArrayRef(entry.tensor->shape) != wanted) {
+      out.misshaped.push_back(str(found->second, " ", format_shape(entry.tensor->shape),
+                                  ", wanted ", format_shape(wanted)));
+    } else if (!at::isFloatingType(scalar_type_of(entry.tensor->dtype))) {
+      out.misshaped.push_back(
+          str(found->second, " is ", io::name_of(entry.tensor->dtype), ", wanted a floating type"));
+    } else {
+      out.pairs.emplace_back(parameter.value(), entry);
+    }
+    stored.erase(found);
+  }
+  for (const auto& [name, in_file] : stored) {
+    out.unexpected.push_back(escape_control(in_file));
+  }
+  return out;
+}
+
+std::string listed(const char* what, const std::vector<std::string>& names) {
+  return names.empty() ? ""
+                       : str("; ", names.size(), " ", what, ": ", join_first(names, kMaxListed));
+}
+
+void refuse_unless_complete(const Join& joined, const io::WeightFiles& files) {
+  if (joined.missing.empty() && joined.unexpected.empty() && joined.misshaped.empty()) {
+    return;
+  }
+  throw InvalidInput(Code::kMissingWeights,
+                     str(files.where().string(), ": the weights do not fit config.json",
+                         listed("missing", joined.missing), listed("unexpected", joined.unexpected),
+                         listed("of another shape or type", joined.misshaped),
+                         ". Is the download complete and of one model?"));
+}
+
+void refuse_non_finite(const at::Tensor& part, const io::WeightFiles::Entry& entry) {
+  if (!at::isfinite(part).all().item<bool>()) {
+    throw InvalidInput(
+        Code::kNonFiniteWeights,
+        str(entry.file->path().string(), ": tensor \"", entry.tensor->name,
+            "\" holds NaN or infinity. Download again or run `fastwan inspect --digest`"));
+  }
+}
+
+class Loader {
+ public:
+  void fill(const at::Tensor& parameter, const io::WeightFiles::Entry& entry) {
+    const at::Tensor to = parameter.detach().view({-1});
+    const at::ScalarType stored = scalar_type_of(entry.tensor->dtype);
+    const bool in_place = to.is_cpu() && to.scalar_type() == stored;
+    const int64_t chunk = kStagingBytes / io::size_of(entry.tensor->dtype);
+    for (int64_t first = 0; first < to.numel(); first += chunk) {
+      const int64_t count = std::min(chunk, to.numel() - first);
+      const at::Tensor target = to.narrow(0, first, count);
+      const at::Tensor part = in_place ? target : staging(stored, to.device()).narrow(0, 0, count);
+      entry.file->read(*entry.tensor, first * io::size_of(entry.tensor->dtype), bytes_of(part));
+      refuse_non_finite(part, entry);
+      if (!in_place) {
+        target.copy_(part);
+      }
+    }
+  }
+
+ private:
+  // One buffer, seen as the stored type; pinned for a GPU.
+  at::Tensor staging(at::ScalarType type, at::Device device) {
+    if (!buffer_.defined()) {
+      buffer_ =
+          at::empty({kStagingBytes}, at::TensorOptions(at::kByte).pinned_memory(device.is_cuda()));
+    }
+    return buffer_.view(type);
+  }
+
+  at::Tensor buffer_;
+};
+
+}  // namespace
+
+at::ScalarType scalar_type_of(io::Dtype dtype) {
+  return std::find_if(kTypes.begin(), kTypes.end(),
+                      [dtype](const auto& row) { return row.first == dtype; })
+      ->second;
+}
+
+io::Dtype dtype_of(at::ScalarType type) {
+  const auto* row = std::find_if(kTypes.begin(), kTypes.end(),
+                                 [type](const auto& r) { return r.second == type; });
+  invariant(row != kTypes.end(), "safetensors can hold this dtype");
+  return row->first;
+}
+
+void load_weights(torch::nn::Module& model,
+                  const io::WeightFiles& files,
+                  const LoadOptions& options) {
+  Join joined = join(model, files, options);
+  refuse_unless_complete(joined, files);
+  // In file order: one sequential pass over each file.
+  std::sort(joined.pairs.begin(), joined.pairs.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.second.file, a.second.tensor->begin) <
+           std::pair(b.second.file, b.second.tensor->begin);
+  });
+  Loader loader;
+  for (const auto& [parameter, entry] : joined.pairs) {
+    loader.fill(parameter, entry);
+  }
+  files.check_unchanged();
+}
+
+at::Tensor read_tensor(const io::SafetensorsFile& file, const io::TensorInfo& tensor) {
+  at::Tensor out = at::empty(tensor.shape, scalar_type_of(tensor.dtype));
+  file.read(tensor, bytes_of(out));
+  return out;
+}
+
+void save_tensors(const Path& to,
+                  const std::vector<NamedTensor>& tensors,
+                  const std::map<std::string, std::string>& metadata) {
+  std::vector<io::TensorInfo> infos;
+  std::map<std::string, at::Tensor> by_name;
+  for (const NamedTensor& named : tensors) {
+    infos.push_back({.name = named.name,
+                     .dtype = dtype_of(named.tensor.scalar_type()),
+                     .shape = named.tensor.sizes().vec()});
+    by_name.emplace(named.name, named.tensor);
+  }
+  io::SafetensorsWriter::write(to, infos, metadata,
+                               [&by_name](const io::TensorInfo& info, FileSink& sink) {
+                                 const at::Tensor dense = by_name.at(info.name).cpu().contiguous();
+                                 sink.write(bytes_of(dense));
+                               });
+}
+
+}  // namespace fastwan::models

@@ -1,0 +1,48 @@
+// Weights from files into a model's parameters: a join on names with two lists of complaints.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include "io/safetensors.h"
+
+namespace fastwan::models {
+
+struct LoadOptions {
+  // A name in the file to a parameter's name; files in Diffusers layout need none.
+  std::function<std::string(const std::string&)> rename;
+  // Parameters that may be missing are left as they are (the caller has filled them).
+  std::function<bool(const std::string&)> may_be_missing;
+  // Names in the file that are known and not wanted.
+  std::function<bool(const std::string&)> is_ignored;
+};
+
+// Fills the parameters of `model`, which are allocated in their final dtype and device, not
+// initialised. Bytes go straight into place where the dtype fits and the parameter lies in host
+// memory, otherwise through a staging buffer of 16 MiB; each byte is read once, and checked to be
+// finite. Errors: missing_weights, listing missing, unexpected and mis-shaped names (ten of each
+// and the counts); non_finite_weights; file_changed.
+void load_weights(torch::nn::Module& model,
+                  const io::WeightFiles& files,
+                  const LoadOptions& options = {});
+
+at::ScalarType scalar_type_of(io::Dtype dtype);
+io::Dtype dtype_of(at::ScalarType type);
+
+// One tensor of a file as it is stored.
+at::Tensor read_tensor(const io::SafetensorsFile& file, const io::TensorInfo& tensor);
+
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+};
+// Durable; tensors are made contiguous on the host.
+void save_tensors(const Path& to,
+                  const std::vector<NamedTensor>& tensors,
+                  const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace fastwan::models
