@@ -1,0 +1,147 @@
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/rms_norm.h>
+#include <ATen/ops/view_as_complex.h>
+#include <ATen/ops/view_as_real.h>
+
+#include "base/text.h"
+#include "models/wan_dit.h"
+
+namespace fastwan::models {
+namespace {
+
+// LayerNorm over D without parameters, in fp32.
+at::Tensor layer_norm_fp32(const at::Tensor& x, double eps) {
+  return at::layer_norm(x.to(at::kFloat), {x.size(-1)}, {}, {}, eps);
+}
+
+// LN(x) * (1 + scale) + shift: fp32 inside, one rounding at the end, or one before the scale too.
+at::Tensor modulated(const at::Tensor& x,
+                     const at::Tensor& shift,
+                     const at::Tensor& scale,
+                     double eps,
+                     bool rounds_norm,
+                     at::ScalarType type) {
+  at::Tensor norm = layer_norm_fp32(x, eps);
+  if (rounds_norm) {
+    norm = norm.to(type).to(at::kFloat);
+  }
+  return at::addcmul(shift, norm, 1 + scale).to(type);
+}
+
+// RMS over the full width, before the heads are split.
+at::Tensor rms(const at::Tensor& x, const at::Tensor& weight, double eps, bool rounds_norm) {
+  if (rounds_norm) {
+    return at::rms_norm(x, {x.size(-1)}, {}, eps) * weight;
+  }
+  return at::rms_norm(x, {x.size(-1)}, weight, eps);
+}
+
+// Interleaved pairs as complex numbers; products and sum in fp32, one rounding.
+at::Tensor rotated(const at::Tensor& x, const Rope& rope) {
+  const at::Tensor pairs =
+      at::view_as_complex(x.to(at::kFloat).unflatten(-1, {-1, 2}));                // [B, S, H, d/2]
+  return at::view_as_real(pairs * rope.rotation).flatten(-2).to(x.scalar_type());  // [B, S, H, d]
+}
+
+}  // namespace
+
+at::Tensor Modulation::vector(int64_t k) const {
+  const at::Tensor rows = table_.select(1, k);                     // [U, D]
+  const at::Tensor picked = rows.index_select(0, row_.flatten());  // [B or B*S, D]
+  return row_.dim() == 1 ? picked.unsqueeze(1)
+                         : picked.unflatten(0, row_.sizes());  // [B, 1, D] or [B, S, D]
+}
+
+WanBlock::AttentionWeights WanBlock::make_attention(const std::string& name,
+                                                    const at::TensorOptions& options) {
+  const int64_t width = num_heads_ * head_dim_;
+  return {.to_q = Linear::make(*this, name + ".to_q", width, width, options),
+          .to_k = Linear::make(*this, name + ".to_k", width, width, options),
+          .to_v = Linear::make(*this, name + ".to_v", width, width, options),
+          .to_out = Linear::make(*this, name + ".to_out.0", width, width, options),
+          .norm_q = add_parameter(*this, name + ".norm_q.weight", {width}, options),
+          .norm_k = add_parameter(*this, name + ".norm_k.weight", {width}, options)};
+}
+
+WanBlock::WanBlock(const layout::WanDitConfig& config,
+                   const RoundingProfile& profile,
+                   at::Device device)
+    : num_heads_(config.num_heads),
+      head_dim_(config.head_dim),
+      eps_(config.eps),
+      profile_(profile) {
+  const int64_t width = config.width();
+  const auto compute = at::TensorOptions(profile.compute).device(device);
+  const auto kept = at::TensorOptions(profile.kept).device(device);
+  scale_shift_table_ = add_parameter(*this, "scale_shift_table", {1, 6, width}, kept);
+  attn1_ = make_attention("attn1", compute);
+  attn2_ = make_attention("attn2", compute);
+  norm2_weight_ = add_parameter(*this, "norm2.weight", {width}, kept);
+  norm2_bias_ = add_parameter(*this, "norm2.bias", {width}, kept);
+  ffn_in_ = Linear::make(*this, "ffn.net.0.proj", width, config.ffn_dim, compute);
+  ffn_out_ = Linear::make(*this, "ffn.net.2", config.ffn_dim, width, compute);
+  if (config.is_gated) {
+    gate_ = Linear::make(*this, "to_gate_compress", width, width, compute);
+  }
+}
+
+at::Tensor WanBlock::self_attention(const at::Tensor& x,
+                                    const Rope& rope,
+                                    const ops::Attention& attention,
+                                    const ops::AttentionPlan& plan) const {
+  const std::vector<int64_t> heads = {num_heads_, head_dim_};
+  const bool rounds = profile_.rounds_norm_before_scale;
+  ops::AttentionInputs in;
+  in.q = rotated(rms(attn1_.to_q(x), attn1_.norm_q, eps_, rounds).unflatten(-1, heads),
+                 rope);  // [B, S, H, d]
+  in.k = rotated(rms(attn1_.to_k(x), attn1_.norm_k, eps_, rounds).unflatten(-1, heads),
+                 rope);                        // [B, S, H, d]
+  in.v = attn1_.to_v(x).unflatten(-1, heads);  // [B, S, H, d]
+  if (attention.wants_gate()) {
+    in.gate = gate_(x).unflatten(-1, heads);  // [B, S, H, d]: neither normed nor rotated
+  }
+  return attn1_.to_out(attention.forward(in, plan).flatten(2));  // [B, S, D]
+}
+
+at::Tensor WanBlock::cross_attention(const at::Tensor& x, const at::Tensor& text) const {
+  const std::vector<int64_t> heads = {num_heads_, head_dim_};
+  const bool rounds = profile_.rounds_norm_before_scale;
+  const at::Tensor q =
+      rms(attn2_.to_q(x), attn2_.norm_q, eps_, rounds).unflatten(-1, heads);  // [B, S, H, d]
+  const at::Tensor k =
+      rms(attn2_.to_k(text), attn2_.norm_k, eps_, rounds).unflatten(-1, heads);  // [B, L, H, d]
+  const at::Tensor v = attn2_.to_v(text).unflatten(-1, heads);                   // [B, L, H, d]
+  return attn2_.to_out(ops::dense_attention(q, k, v).flatten(2));                // [B, S, D]
+}
+
+at::Tensor WanBlock::forward(const at::Tensor& x_in,
+                             const at::Tensor& text,
+                             const Modulation& time,
+                             const Rope& rope,
+                             const ops::Attention& attention,
+                             const ops::AttentionPlan& plan) const {
+  const at::ScalarType type = profile_.compute;
+  const bool rounds = profile_.rounds_norm_before_scale;
+  const Modulation m(scale_shift_table_.to(at::kFloat) + time.table(),
+                     time.row());  // 6 vectors: shift, scale, gate twice
+
+  const at::Tensor n1 =
+      modulated(x_in, m.vector(0), m.vector(1), eps_, /*rounds_norm=*/false, type);
+  const at::Tensor seen = self_attention(n1, rope, attention, plan);
+  const at::Tensor sum =
+      at::addcmul(x_in.to(at::kFloat), seen.to(at::kFloat), m.vector(2));  // fp32
+  at::Tensor x = sum.to(type);                                             // see the video
+  const at::Tensor read = profile_.norm2_reads_unrounded ? sum : x.to(at::kFloat);
+  const at::Tensor n2 = at::layer_norm(read, {read.size(-1)}, norm2_weight_.to(at::kFloat),
+                                       norm2_bias_.to(at::kFloat), eps_)
+                            .to(type);
+  x = x + cross_attention(n2, text);  // hear the prompt
+  const at::Tensor n3 = modulated(x, m.vector(3), m.vector(4), eps_, rounds, type);
+  const at::Tensor thought = ffn_out_(at::gelu(ffn_in_(n3), "tanh"));
+  return at::addcmul(x.to(at::kFloat), thought.to(at::kFloat), m.vector(5))
+      .to(type);  // think; [B, S, D]
+}
+
+}  // namespace fastwan::models
