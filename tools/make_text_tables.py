@@ -78,10 +78,10 @@ def html_table():
         assert not bare or html5[name] == value
         items.append(f'{{"{name}", {code_list(value)}, {"true" if bare else "false"}}}')
     upper = []
-    for name, value in sorted(chardata.HTML_ENTITIES.items()):
-        if name[1:] not in html5:
-            assert value == html5[name[1:].lower()].upper()
-            upper.append(f'{{"{name[1:-1]}", {code_list(value)}, false}}')
+    for name, value in sorted((key[1:-1], value) for key, value in chardata.HTML_ENTITIES.items()):
+        if name + ";" not in html5:
+            assert value == html5[name.lower() + ";"].upper()
+            upper.append(f'{{"{name}", {code_list(value)}, false}}')
     assert set(chardata.HTML_ENTITIES) >= {"&" + n for n in html5 if n.endswith(";")}
     invalid = [f"{{0x{k:x}, 0x{ord(v):x}}}" for k, v in sorted(html._invalid_charrefs.items())]
     dropped = [f"{{0x{a:x}, 0x{b:x}}}" for a, b in ranges(html._invalid_codepoints)]
@@ -89,7 +89,7 @@ def html_table():
         head(f"html.entities of Python {platform.python_version()} and ftfy {ftfy.__version__}")
         + "// Sorted by name, without the semicolon. Bare: also a reference without its semicolon.\n"
         + f"constexpr Entity kHtml5[] = {{\n{rows(items)}\n}};\n\n"
-        + "// Upper-case names that only ftfy knows.\n"
+        + "// Upper-case names that only ftfy knows, sorted.\n"
         + f"constexpr Entity kUpperCase[] = {{\n{rows(upper)}\n}};\n\n"
         + "// Numeric references that stand for another character.\n"
         + f"constexpr CharPair kInvalidReferences[] = {{\n{rows(invalid)}\n}};\n\n"

@@ -246,7 +246,9 @@ def train_tokenizer(folder, vocab_size, lines=None, num_extra_ids=300, max_lengt
         with tempfile.TemporaryDirectory() as scratch:
             rules = Path(scratch) / "rules.tsv"
             write_small_rules(proto.normalizer_spec.precompiled_charsmap, rules)
-            model = spm_train(lines, vocab_size, normalization_rule_tsv=str(rules))
+            proto.ParseFromString(spm_train(lines, vocab_size, normalization_rule_tsv=str(rules)))
+        proto.normalizer_spec.normalization_rule_tsv = ""  # the scratch folder's name
+        model = proto.SerializeToString(deterministic=True)
     num_pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
     config = {
         "added_tokens_decoder": {
@@ -500,7 +502,7 @@ CLEAN = [
     "&#x110000; &#xD800; &#1; &#xFFFE; &#99999999999999999999;", "&#59;&#59 &#12x; &#abc; &#; &#x; &;",
     "&CounterClockwiseContourIntegral;", "&CounterClockwiseContourIntegralX;", "&NotEqualTilde; &bne; &fjlig;",
     "a<b &amp; c>d", "first &amp; line\nsecond <b> &amp; line\nthird &amp; &eacute; line",
-    "&SZLIG; &FFILIG; &ntilde; &NTILDE; &nTILDE; &Jscr; &hilbert; &HILBERT;", "this&not that&para", "&Ã©;",
+    "&SUP; &SUP1; &SUP3; &SUPE; &EMSP; &EMSP13; &NBSP;x", "&SZLIG; &FFILIG; &ntilde; &NTILDE; &nTILDE; &Jscr; &hilbert; &HILBERT;", "this&not that&para", "&Ã©;",
     "ﬁne oﬃce ﬀ ﬆ ﬅ ĳ Ĳ ŉ Ǆ ǅ ǆ Ǉ ǈ ǉ Ǌ ǋ ǌ Ǳ ǲ ǳ", "ＬＯＵＤ　ＮＯＩＳＥＳ", "Ｕﾀｰﾝ ﾊﾟ ｶﾞ ￦ ￥ ￠", "ﾡﾢﾣ ￨￩￪",
     "\x1b[36;44mI'm blue\x1b[0m \x1b[1;x \x1b[٣m \x1b[m", "a\x00b\x07c\x0bd\x0ee\x7ff\u206ag\ufeffh\ufff9i\ufffcj",
     "e\u0301 a\u030a A\u030a\u0301 \u1112\u1161\u11ab", "\u212b \u2126 \uf900 \u0958 \ufb1d \u2adc",
