@@ -4,8 +4,9 @@
     .deps/venv/bin/python tools/make_text_tables.py
 
 html_entities_table.inc  the named character references of HTML 5 (Python's html.entities.html5)
-mojibake_tables.inc      ftfy's heuristics and maps: its regular expressions are taken apart into
+mojibake_tables.inc      ftfy's heuristics and encodings: its regular expressions are taken apart into
                          sequences of character classes, so the C++ side holds data and no regex
+fix_text_tables.inc      ftfy's maps of single characters
 
 Tables change only with the versions printed in their first lines.
 """
@@ -257,8 +258,7 @@ def windows_1252():
 def mojibake_tables():
     patterns = bad_patterns()
     clues = clue_sets()
-    digits = frozenset(c for c in all_chars() if re.match(r"\d", chr(c)))
-    classes = [*clues, digits]
+    classes = list(clues)
     sequences = set()
     for pattern in patterns:
         anchored = pattern[0] == "^"
@@ -275,14 +275,13 @@ def mojibake_tables():
         f"{{{'true' if anchored else 'false'}, {len(body)}, {{{', '.join(map(str, body))}}}}}"
         for anchored, body in sorted(sequences)
     ]
-    assert fixes.ANSI_RE.pattern == "\033\\[((?:\\d|;)*)([a-zA-Z])"
     assert fixes.A_GRAVE_WORD_RE.pattern == b"\xc3 (?! |quele|quela|quilo|s )"
     return (
         head(f"ftfy {ftfy.__version__} (Robyn Speer, Apache-2.0), "
              f"Unicode {unicodedata.unidata_version}")
-        + "// Bits of the classes of UTF-8 look-alikes and of decimal digits; the others belong to kBad.\n"
+        + "// Bits of the classes of UTF-8 look-alikes; the others belong to kBad.\n"
         + "constexpr int kFirstOf2 = 0, kFirstOf3 = 1, kFirstOf4 = 2, kContinuation = 3,\n"
-        + "              kContinuationStrict = 4, kDigit = 5;\n\n"
+        + "              kContinuationStrict = 4;\n\n"
         + "// Which classes hold a code point, as disjoint ranges.\n"
         + f"constexpr ClassRange kClasses[] = {{\n{rows(masks)}\n}};\n\n"
         + "// Sequences of classes that hardly occur in intended text.\n"
@@ -292,7 +291,18 @@ def mojibake_tables():
         + "// Bytes 80 to FF of each encoding, in the order of trial.\n"
         + f"constexpr Charmap kCharmaps[] = {{\n{charmaps()}\n}};\n\n"
         + "// Bytes 80 to 9F of strict Windows-1252; 0 is unassigned.\n"
-        + f"constexpr char32_t kWindows1252[] = {{\n{windows_1252()}\n}};\n\n"
+        + f"constexpr char32_t kWindows1252[] = {{\n{windows_1252()}\n}};\n"
+    )
+
+
+def fix_text_tables():
+    assert fixes.ANSI_RE.pattern == "\033\\[((?:\\d|;)*)([a-zA-Z])"
+    digits = ranges(c for c in all_chars() if re.match(r"\d", chr(c)))
+    digit_rows = rows([f"{{0x{a:x}, 0x{b:x}}}" for a, b in digits])
+    return (
+        head(f"ftfy {ftfy.__version__} (Robyn Speer, Apache-2.0), "
+             f"Unicode {unicodedata.unidata_version}")
+        + f"constexpr CharRange kDigits[] = {{\n{digit_rows}\n}};\n\n"
         + "constexpr Translation kLigatures[] = {\n" + translation(chardata.LIGATURES) + "\n};\n\n"
         + "constexpr Translation kWidths[] = {\n" + translation(chardata.WIDTH_MAP) + "\n};\n"
     )
@@ -304,6 +314,7 @@ def main():
     args = parser.parse_args()
     (args.out / "html_entities_table.inc").write_text(html_table())
     (args.out / "mojibake_tables.inc").write_text(mojibake_tables())
+    (args.out / "fix_text_tables.inc").write_text(fix_text_tables())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 #include "text/mojibake.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <iterator>
 #include <optional>
@@ -9,7 +8,6 @@
 #include <vector>
 
 #include "base/text.h"
-#include "text/html_entities.h"
 #include "text/unicode.h"
 
 namespace fastwan::text {
@@ -46,17 +44,12 @@ struct Charmap {
   bool keeps_spaces;  // a space after a lead byte is a space
   char32_t high[128];
 };
-struct Translation {
-  char32_t from;
-  char32_t to[3];  // ends at 0
-};
 
 #include "text/mojibake_tables.inc"
 
 constexpr char32_t kReplacement = 0xFFFD;
-constexpr unsigned char kSubstitute = 0x1A;     // stands for U+FFFD in a sloppy encoding
-constexpr std::size_t kMaxSegment = 1'000'000;  // code points fixed at once
-constexpr std::size_t kLatin1 = 0;              // its place in kCharmaps
+constexpr unsigned char kSubstitute = 0x1A;  // stands for U+FFFD in a sloppy encoding
+constexpr std::size_t kLatin1 = 0;           // its place in kCharmaps
 
 ClassMask classes_of(char32_t c) {
   const auto after = std::upper_bound(
@@ -313,8 +306,6 @@ std::size_t look_alike_length(std::span<const ClassMask> classes, std::size_t at
   return end - at;
 }
 
-std::u32string fix_encoding(std::u32string text);
-
 // Damaged parts inside text that cannot be read again as a whole.
 std::u32string fix_embedded(std::u32string_view text) {
   const std::vector<ClassMask> classes = classes_of(text);
@@ -349,14 +340,6 @@ std::optional<std::u32string> reread_as_windows_1252(std::u32string_view text) {
   return out;
 }
 
-std::u32string fix_c1_controls(std::u32string text) {
-  for (char32_t& c : text) {
-    const char32_t meant = windows_1252(c);
-    c = meant == 0 ? c : meant;
-  }
-  return text;
-}
-
 std::u32string fix_encoding_once(const std::u32string& text) {
   if (is_ascii(text) || !is_bad(text)) {
     return text;
@@ -378,6 +361,16 @@ std::u32string fix_encoding_once(const std::u32string& text) {
   return fix_c1_controls(text);
 }
 
+}  // namespace
+
+std::u32string fix_c1_controls(std::u32string text) {
+  for (char32_t& c : text) {
+    const char32_t meant = windows_1252(c);
+    c = meant == 0 ? c : meant;
+  }
+  return text;
+}
+
 std::u32string fix_encoding(std::u32string text) {
   while (true) {
     std::u32string fixed = fix_encoding_once(text);
@@ -386,118 +379,6 @@ std::u32string fix_encoding(std::u32string text) {
     }
     text = std::move(fixed);
   }
-}
-
-std::u32string translate(std::u32string_view text, std::span<const Translation> table) {
-  std::u32string out;
-  out.reserve(text.size());
-  for (const char32_t c : text) {
-    const auto at = std::lower_bound(
-        table.begin(), table.end(), c,
-        [](const Translation& entry, char32_t wanted) { return entry.from < wanted; });
-    if (at == table.end() || at->from != c) {
-      out.push_back(c);
-      continue;
-    }
-    for (const char32_t to : at->to) {
-      if (to != 0) {
-        out.push_back(to);
-      }
-    }
-  }
-  return out;
-}
-
-std::u32string uncurl_quotes(std::u32string text) {
-  for (char32_t& c : text) {
-    if (c >= 0x201C && c <= 0x201F) {
-      c = '"';
-    } else if (c == 0x2BC || (c >= 0x2018 && c <= 0x201B)) {
-      c = '\'';
-    }
-  }
-  return text;
-}
-
-std::u32string fix_line_breaks(std::u32string_view text) {
-  std::u32string out;
-  for (std::size_t at = 0; at < text.size(); ++at) {
-    const char32_t c = text[at];
-    if (c == '\r' && at + 1 < text.size() && text[at + 1] == '\n') {
-      continue;
-    }
-    out.push_back(c == '\r' || c == 0x2028 || c == 0x2029 || c == 0x85 ? U'\n' : c);
-  }
-  return out;
-}
-
-// Length of a colour or cursor sequence, ESC [ digits and semicolons, a letter; 0 if none.
-std::size_t terminal_escape_length(std::u32string_view text) {
-  if (!text.starts_with(U"\x1B[")) {
-    return 0;
-  }
-  std::size_t at = 2;
-  while (at < text.size() && (text[at] == ';' || classes_of(text[at]).has(kDigit))) {
-    ++at;
-  }
-  const char32_t lower = at < text.size() ? text[at] | 0x20 : 0;
-  return text.size() > at && text[at] < 0x80 && lower >= 'a' && lower <= 'z' ? at + 1 : 0;
-}
-
-std::u32string remove_terminal_escapes(std::u32string_view text) {
-  std::u32string out;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t length = terminal_escape_length(text.substr(at));
-    if (length == 0) {
-      out.push_back(text[at]);
-    }
-    at += std::max<std::size_t>(length, 1);
-  }
-  return out;
-}
-
-bool is_useless_control(char32_t c) {
-  return c <= 0x08 || c == 0x0B || (c >= 0x0E && c <= 0x1F) || c == 0x7F ||
-         (c >= 0x206A && c <= 0x206F) || c == 0xFEFF || (c >= 0xFFF9 && c <= 0xFFFC);
-}
-
-// One line: each repair in ftfy's order, again until nothing changes.
-std::u32string fix_segment(std::u32string text, bool unescapes_html) {
-  while (true) {
-    std::u32string fixed = unescapes_html ? unescape_whole_references(text) : text;
-    fixed = fix_encoding(std::move(fixed));
-    fixed = fix_c1_controls(std::move(fixed));
-    fixed = translate(fixed, kLigatures);
-    fixed = translate(fixed, kWidths);
-    fixed = uncurl_quotes(std::move(fixed));
-    fixed = fix_line_breaks(fixed);
-    fixed = remove_terminal_escapes(fixed);
-    std::erase_if(fixed, is_useless_control);
-    fixed = to_utf32(normalize(to_utf8(fixed), NormalForm::kNfc));
-    if (fixed == text) {
-      return fixed;
-    }
-    text = std::move(fixed);
-  }
-}
-
-}  // namespace
-
-std::u32string fix_text(std::u32string_view text) {
-  std::u32string out;
-  // The first line with a "<" says that this is HTML itself: its references stay, and those of
-  // the lines after it.
-  bool unescapes_html = true;
-  while (!text.empty()) {
-    const std::size_t line_feed = text.find(U'\n');
-    std::size_t length = line_feed == std::u32string_view::npos ? text.size() : line_feed + 1;
-    length = std::min(length, kMaxSegment);
-    const std::u32string_view segment = text.substr(0, length);
-    unescapes_html = unescapes_html && segment.find(U'<') == std::u32string_view::npos;
-    out += fix_segment(std::u32string(segment), unescapes_html);
-    text.remove_prefix(length);
-  }
-  return out;
 }
 
 }  // namespace fastwan::text

@@ -1,19 +1,15 @@
-// Repair of damaged text: what ftfy.fix_text does with its default settings.
-//
-// ftfy 6.3.1 by Robyn Speer (Apache-2.0) is the model; its tables are generated from it
-// (tools/make_text_tables.py), its rules are followed step by step, so that a prompt cleaned here
-// is the prompt that diffusers cleans.
-//
-// Line by line, until nothing changes: HTML references, text in UTF-8 read as another encoding
-// ("schÃ¶n"), C1 controls, Latin ligatures, full-width and half-width forms, curly quotes, line
-// breaks, terminal escapes, control characters, NFC.
+// Repair of text in UTF-8 that was read as another encoding ("schÃ¶n"): ftfy's fix_encoding.
 #pragma once
 
 #include <string>
-#include <string_view>
 
 namespace fastwan::text {
 
-std::u32string fix_text(std::u32string_view text);
+// Text without sequences that hardly occur in intended text stays what it is. Else it is read
+// again, as a whole or in parts, until nothing changes.
+std::u32string fix_encoding(std::u32string text);
+
+// C1 controls as the characters that Windows-1252 has in their place.
+std::u32string fix_c1_controls(std::u32string text);
 
 }  // namespace fastwan::text

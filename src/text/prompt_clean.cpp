@@ -1,7 +1,7 @@
 #include "text/prompt_clean.h"
 
+#include "text/fix_text.h"
 #include "text/html_entities.h"
-#include "text/mojibake.h"
 #include "text/unicode.h"
 
 namespace fastwan::text {

@@ -6,8 +6,8 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "text/fix_text.h"
 #include "text/html_entities.h"
-#include "text/mojibake.h"
 #include "text/unicode.h"
 
 namespace fastwan::text {
