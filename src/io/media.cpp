@@ -76,18 +76,29 @@ std::vector<std::string> with_common(std::vector<std::string> arguments) {
   return all;
 }
 
-std::string ask(const Path& program, const char* question) {
+ProcessResult run_question(const Path& program, const char* question) {
   ProcessSpec spec = decoder_spec({.program = program}, {}, {});
-  spec.arguments = {"-hide_banner", question};
+  spec.arguments = {question};
   spec.total_limit = std::chrono::seconds(20);
-  ProcessResult result = run_process(std::move(spec), 1 << 20);
+  return run_process(std::move(spec), 1 << 20);
+}
+
+std::string ask_version(const Path& program) {
+  ProcessResult result = run_question(program, "-version");
   if (!result.end.is_success()) {
     throw IoError(
         Code::kMissingProgram,
-        str(escape_control(program.string()), " ", question, " ", result.end.describe(),
+        str(escape_control(program.string()), " -version ", result.end.describe(),
             result.end.last_line.empty() ? "" : ": ", result.end.last_line, ". ", kHowToGet));
   }
   return std::move(result.output);
+}
+
+// A program that cannot tell is taken to have no such protocol.
+bool has_protocol(const Path& program, std::string_view name) {
+  const std::vector<std::string> lines = split(run_question(program, "-protocols").output, '\n');
+  return std::any_of(lines.begin(), lines.end(),
+                     [name](const std::string& line) { return trim(line) == name; });
 }
 
 }  // namespace
@@ -120,18 +131,15 @@ Ffmpeg open_ffmpeg(std::span<const Path> venvs) {
 Ffmpeg open_ffmpeg_at(const Path& program) {
   // "ffmpeg version n9.0.2-17-g2a571b6068-20260930 Copyright (c) ..."
   constexpr std::string_view kStart = "ffmpeg version ";
-  const std::string about = ask(program, "-version");
+  const std::string about = ask_version(program);
   if (!about.starts_with(kStart)) {
     throw IoError(Code::kMissingProgram,
                   str(escape_control(program.string()), " is not ffmpeg. ", kHowToGet));
   }
   const std::string_view rest = std::string_view(about).substr(kStart.size());
-  Ffmpeg ffmpeg{.program = program,
-                .version = escape_control(rest.substr(0, rest.find_first_of(" \n")))};
-  for (const std::string& line : split(ask(program, "-protocols"), '\n')) {
-    ffmpeg.has_fd_protocol = ffmpeg.has_fd_protocol || trim(line) == "fd";
-  }
-  return ffmpeg;
+  return {.program = program,
+          .version = escape_control(rest.substr(0, rest.find_first_of(" \n"))),
+          .has_fd_protocol = has_protocol(program, "fd")};
 }
 
 ProcessSpec decoder_spec(const Ffmpeg& ffmpeg,
