@@ -36,6 +36,11 @@ function(fastwan_uses_torch target)
   target_link_libraries(${target} PUBLIC torch_cpu)
   target_precompile_headers(${target} REUSE_FROM fastwan_torch_pch)
   target_compile_options(${target} PRIVATE -fpch-preprocess)
+  get_target_property(kind ${target} TYPE)
+  if(kind STREQUAL "EXECUTABLE")  # -fPIE would not match the precompiled header
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
   set_target_properties(${target} PROPERTIES
     JOB_POOL_COMPILE torch_pool
     BUILD_RPATH "${FASTWAN_TORCH_RPATH}")
