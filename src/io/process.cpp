@@ -244,8 +244,19 @@ struct Process::Impl {
   void throw_if_stopped() {
     if (spec.stop.stop_requested()) {
       kill_group();
+      reap(/*block=*/true);  // a later wait() then reports the end instead of throwing again
       throw Stopped();
     }
+  }
+  // Asked before every system call of a transfer: a child that always has bytes ready, or always
+  // takes them, never makes us wait. False when it was killed for its total time.
+  bool may_go_on() {
+    throw_if_stopped();
+    if (is_over_time()) {
+      kill_as(ProcessEnd::Kind::kTimedOut);
+      return false;
+    }
+    return true;
   }
 
   ProcessSpec spec;
@@ -346,8 +357,7 @@ void Process::Impl::collect_errors() {
 
 bool Process::Impl::wait_for(int fd, short events) {
   const Clock::time_point since = Clock::now();
-  while (true) {
-    throw_if_stopped();
+  while (may_go_on()) {
     std::array<pollfd, 2> watched{pollfd{fd, events, 0}, pollfd{errors.get(), POLLIN, 0}};
     const int ready = ::poll(watched.data(), watched.size(), static_cast<int>(kSlice.count()));
     if (ready < 0 && errno != EINTR) {
@@ -359,15 +369,12 @@ bool Process::Impl::wait_for(int fd, short events) {
     if (ready > 0 && watched[0].revents != 0) {
       return true;
     }
-    if (is_over_time()) {
-      kill_as(ProcessEnd::Kind::kTimedOut);
-      return false;
-    }
     if (Clock::now() - since > spec.stall_limit) {
       kill_as(ProcessEnd::Kind::kStalled);
       return false;
     }
   }
+  return false;
 }
 
 void Process::Impl::kill_as(ProcessEnd::Kind kind) {
@@ -425,7 +432,7 @@ void Process::close_input() {
 bool Process::write(std::span<const std::byte> bytes) {
   const SigPipeBlock block;
   while (!bytes.empty()) {
-    if (!impl_->input.is_open()) {
+    if (!impl_->input.is_open() || !impl_->may_go_on()) {
       return false;
     }
     const ssize_t written = ::write(impl_->input.get(), bytes.data(), bytes.size());
@@ -449,6 +456,10 @@ bool Process::write(std::span<const std::byte> bytes) {
 
 std::size_t Process::read(std::span<std::byte> to) {
   while (impl_->output.is_open()) {
+    if (!impl_->may_go_on()) {
+      impl_->output.reset();
+      break;
+    }
     const ssize_t got = ::read(impl_->output.get(), to.data(), to.size());
     if (got > 0) {
       impl_->collect_errors();

@@ -132,6 +132,17 @@ TEST(Process, ReadingEndsAtTheTotalLimit) {
   EXPECT_FALSE(result.output.empty());
 }
 
+TEST(Process, AChildThatNeverLetsUsWaitStillEndsAtTheTotalLimit) {
+  ProcessSpec spec{.program = "/bin/cat", .arguments = {"/dev/zero"}};
+  spec.output = ProcessOutput::kPipe;
+  spec.total_limit = milliseconds(200);
+  Process process(spec);
+  std::vector<std::byte> buffer(4096);
+  while (process.read(buffer) > 0) {
+  }
+  EXPECT_EQ(process.wait().kind, ProcessEnd::Kind::kTimedOut);
+}
+
 TEST(Process, OutputBeyondItsLimitIsCut) {
   const ProcessResult result = run_process(shell("while :; do echo xxxxxxxx; done"), 1000);
   EXPECT_EQ(result.output.size(), 1000u);
