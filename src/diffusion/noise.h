@@ -29,7 +29,8 @@ struct NoiseShape {
 std::unique_ptr<NoiseSource> philox_noise(int64_t seed, NoiseShape shape);
 
 enum class DrawOrder { kChannelsFirst, kFramesFirst };  // [B,C,T,H,W]; FastVideo's DMD: [B,T,C,H,W]
-// torch's CPU generator as diffusers and FastVideo draw: initial in fp32, re-noise in `renoise_type`.
+// torch's CPU generator as diffusers and FastVideo draw: initial in fp32, re-noise in
+// `renoise_type`.
 std::unique_ptr<NoiseSource> torch_noise(int64_t seed,
                                          NoiseShape shape,
                                          DrawOrder order,

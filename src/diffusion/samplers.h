@@ -18,18 +18,20 @@ using Denoiser =
     std::function<at::Tensor(const at::Tensor& x, const NoiseLevel& level, int64_t step)>;
 // Fresh noise for the transition into level `step` (from 1).
 using NoiseAt = std::function<at::Tensor(int64_t step)>;
-// After each step, with the latest estimate of x0; throws to stop.
+// After each step, with the latest estimate of x0; throws to stop. May be empty.
 using OnStep = std::function<void(int64_t done, int64_t total, const at::Tensor& x0)>;
 // Puts known content back (the first frame of image to video); identity when there is none.
 using Impose = std::function<at::Tensor(const at::Tensor& x)>;
 
 struct FewStepOptions {
-  // The type that x0 and the re-noised x are rounded to: bf16 follows FastVideo, fp32 rounds nothing.
+  // The type that x0 and the re-noised x are rounded to: bf16 follows FastVideo, fp32 rounds
+  // nothing.
   at::ScalarType state = at::kFloat;
-  Impose impose;  // after every x0 and every re-noise; empty: none
+  Impose impose;  // on the start, every x0 and every re-noised x; empty: none
 };
 
-// x0_i = x - sigma_i v(x), in fp64; x = (1 - sigma') x0 + sigma' noise, in fp32. Returns the last x0.
+// x0_i = x - sigma_i v(x), in fp64; x = (1 - sigma') x0 + sigma' noise, in fp32. Returns the last
+// x0, in the state's type.
 at::Tensor sample_few_step(const at::Tensor& noise,
                            const std::vector<NoiseLevel>& levels,
                            const Denoiser& velocity,
@@ -45,7 +47,8 @@ at::Tensor sample_unipc(const at::Tensor& noise,
                         const OnStep& on_step,
                         const Impose& impose = {});
 
-// x + (sigma' - sigma) v
+// x + (sigma' - sigma) v in fp32, rounded to the velocity's type as the references do. `impose` as
+// for UniPC.
 at::Tensor sample_euler(const at::Tensor& noise,
                         const std::vector<NoiseLevel>& levels,
                         const Denoiser& velocity,
