@@ -29,19 +29,9 @@ int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-int64_t tokens_kept(double kept, int64_t num_tiles) {
-  return std::clamp<int64_t>(static_cast<int64_t>(std::ceil(kept)), 1, num_tiles);
-}
-
-void refuse_bad_sparsity(double sparsity) {
-  if (!(sparsity >= 0.0 && sparsity <= 1.0)) {
-    throw InvalidInput(Code::kBadValue, str("VSA sparsity must lie in [0, 1], got ", sparsity));
-  }
-}
-
 at::Tensor int_tensor(const std::vector<int64_t>& values, at::ScalarType type, at::Device device) {
-  return at::from_blob(const_cast<int64_t*>(values.data()),
-                       {static_cast<int64_t>(values.size())}, at::kLong)
+  return at::from_blob(const_cast<int64_t*>(values.data()), {static_cast<int64_t>(values.size())},
+                       at::kLong)
       .to(type)
       .clone()
       .to(device);
@@ -54,22 +44,10 @@ at::ScalarType sum_type(const at::Tensor& x) {
 
 }  // namespace
 
-int64_t vsa_topk(double sparsity, int64_t num_tiles) {
-  refuse_bad_sparsity(sparsity);
-  return tokens_kept((1.0 - sparsity) * static_cast<double>(num_tiles), num_tiles);
-}
-
-int64_t vsa_topk_unpadded(double sparsity, int64_t num_tokens, int64_t num_tiles) {
-  refuse_bad_sparsity(sparsity);
-  return tokens_kept((1.0 - sparsity) * static_cast<double>(num_tokens) /
-                         static_cast<double>(kTileSlots),
-                     num_tiles);
-}
-
 AttentionPlan plan_tiles(int64_t T, int64_t H, int64_t W, at::Device device) {
   if (T < 1 || H < 1 || W < 1) {
-    throw InvalidInput(Code::kBadShape, str("a token grid needs at least 1x1x1 tokens, got ", T,
-                                            "x", H, "x", W));
+    throw InvalidInput(Code::kBadShape,
+                       str("a token grid needs at least 1x1x1 tokens, got ", T, "x", H, "x", W));
   }
   std::vector<int64_t> tile_index, non_pad, tile_sizes;
   std::vector<int64_t> raster_slot(static_cast<std::size_t>(T * H * W));
@@ -125,8 +103,8 @@ at::Tensor tile_mean(const at::Tensor& tiled, const at::Tensor& tile_sizes) {
 at::Tensor block_select(const at::Tensor& scores, int64_t topk) {
   const int64_t num_tiles = scores.size(-1);
   if (topk < 1 || topk > num_tiles) {
-    throw InvalidInput(Code::kBadValue, str("block_select: topk must lie in [1, ", num_tiles,
-                                            "], got ", topk));
+    throw InvalidInput(Code::kBadValue,
+                       str("block_select: topk must lie in [1, ", num_tiles, "], got ", topk));
   }
   const at::Tensor order =
       std::get<1>(at::sort(scores, /*stable=*/true, /*dim=*/-1, /*descending=*/true));
@@ -199,9 +177,9 @@ at::Tensor video_sparse_attn_raster(const AttentionInputs& in,
   shapes.expect("gate", in.gate.sizes(), tokens);
   const at::Tensor v_mean = tile_mean(v, plan.tile_sizes).transpose(1, 2);
   const at::Tensor coarse =
-      at::matmul(at::softmax(scores, -1), v_mean).transpose(1, 2);  // [B, N, H, D]
+      at::matmul(at::softmax(scores, -1), v_mean).transpose(1, 2);                  // [B, N, H, D]
   const at::Tensor tile_of_token = at::floor_divide(plan.raster_slot, kTileSlots);  // [S]
-  return coarse.index_select(1, tile_of_token) * in.gate + fine;  // [B, S, H, D]
+  return coarse.index_select(1, tile_of_token) * in.gate + fine;                    // [B, S, H, D]
 }
 
 at::Tensor VsaAttention::forward(const AttentionInputs& in, const AttentionPlan& plan) const {

@@ -8,16 +8,9 @@
 #include <ATen/core/Tensor.h>
 
 #include "ops/attention.h"
+#include "ops/topk.h"
 
 namespace fastwan::ops {
-
-inline constexpr int64_t kTileSide = 4;
-inline constexpr int64_t kTileSlots = kTileSide * kTileSide * kTileSide;
-
-// Key tiles kept for each query tile: ceil((1 - sparsity) N) in double, within [1, N].
-int64_t vsa_topk(double sparsity, int64_t num_tiles);
-// The rule of the first FastWan release: ceil((1 - sparsity) S / 64), within [1, N].
-int64_t vsa_topk_unpadded(double sparsity, int64_t num_tokens, int64_t num_tiles);
 
 // x [B, S, H, D] in raster order -> [B, N*64, H, D] in tile order; slots beyond a tile's tokens are
 // zero.
