@@ -1,11 +1,11 @@
 #include "io/media.h"
 
-#include <cstdlib>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "base/env.h"
 #include "io/media_test_support.h"
 
 namespace fastwan::io {
@@ -16,10 +16,7 @@ namespace fs = std::filesystem;
 // A variable for one test.
 class ScopedEnv {
  public:
-  ScopedEnv(const char* name, const std::string& value) : name_(name) {
-    if (const char* old = std::getenv(name)) {
-      old_ = old;
-    }
+  ScopedEnv(const char* name, const std::string& value) : name_(name), old_(env(name)) {
     ::setenv(name, value.c_str(), 1);
   }
   ~ScopedEnv() { old_ ? ::setenv(name_, old_->c_str(), 1) : ::unsetenv(name_); }

@@ -22,8 +22,8 @@ at::Tensor wide(const at::Tensor& x) {
 // Shapes agree, and what is not finite is not finite in the same places.
 ::testing::AssertionResult is_comparable(const at::Tensor& got, const at::Tensor& want) {
   if (got.sizes() != want.sizes()) {
-    return ::testing::AssertionFailure() << "shape " << format_shape(got.sizes()) << ", wanted "
-                                         << format_shape(want.sizes());
+    return ::testing::AssertionFailure()
+           << "shape " << format_shape(got.sizes()) << ", wanted " << format_shape(want.sizes());
   }
   if (!at::isfinite(got).all().item<bool>()) {
     return ::testing::AssertionFailure() << "holds NaN or infinity";
@@ -120,9 +120,9 @@ double cosine(const at::Tensor& got, const at::Tensor& want) {
     return ::testing::AssertionSuccess();
   }
   return ::testing::AssertionFailure()
-         << "worst element " << worst << " is " << wide(got)[worst].item<double>()
-         << ", exactly " << truth[worst].item<double>() << "; off by "
-         << off[worst].item<double>() << ", allowed " << allowed[worst].item<double>();
+         << "worst element " << worst << " is " << wide(got)[worst].item<double>() << ", exactly "
+         << truth[worst].item<double>() << "; off by " << off[worst].item<double>() << ", allowed "
+         << allowed[worst].item<double>();
 }
 
 }  // namespace fastwan::testing

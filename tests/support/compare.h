@@ -1,9 +1,8 @@
 // Comparators of tensors: each prints the worst element and both values.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
 
 namespace fastwan::testing {
 

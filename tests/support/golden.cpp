@@ -38,8 +38,7 @@ Law weight_law(std::string_view name, at::IntArrayRef shape, int64_t d_kv) {
     return {1.0, 0.3};
   }
   if (name.ends_with(".bias")) {
-    const bool is_vae =
-        starts_with_any(name, {"encoder.", "decoder.", "quant_conv", "post_quant"});
+    const bool is_vae = starts_with_any(name, {"encoder.", "decoder.", "quant_conv", "post_quant"});
     return {0.0, is_vae ? 0.2 : 0.3};
   }
   if (name.ends_with("scale_shift_table")) {

@@ -1,0 +1,10 @@
+#include <string_view>
+
+#include "config/yaml_reader.h"
+#include "input.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const std::string_view text(reinterpret_cast<const char*>(data), size);
+  return fastwan::testing::accept_or_refuse(
+      [&] { (void)fastwan::config::read_yaml(text, "fuzz.yaml"); });
+}
