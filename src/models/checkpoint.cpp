@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -45,14 +46,18 @@ struct Join {
 };
 
 Join join(torch::nn::Module& model, const io::WeightFiles& files, const LoadOptions& options) {
+  Join out;
   std::map<std::string, std::string> stored;  // parameter name -> name in the file
   for (const std::string& name : files.names()) {
     if (options.is_ignored && options.is_ignored(name)) {
       continue;
     }
-    stored.emplace(options.rename ? options.rename(name) : name, name);
+    const auto [at, is_new] = stored.emplace(options.rename ? options.rename(name) : name, name);
+    if (!is_new) {
+      out.unexpected.push_back(
+          str(escape_control(name), " (the same as ", escape_control(at->second), ")"));
+    }
   }
-  Join out;
   for (const auto& parameter : model.named_parameters()) {
     const auto found = stored.find(parameter.key());
     const at::IntArrayRef wanted = parameter.value().sizes();
@@ -105,35 +110,47 @@ void refuse_non_finite(const at::Tensor& part, const io::WeightFiles::Entry& ent
   }
 }
 
-class Loader {
+// Reads through one buffer, seen as the stored type; pinned for a GPU.
+class Reader {
  public:
+  explicit Reader(at::Device device) : device_(device) {}
+
+  void in_parts(const io::WeightFiles::Entry& entry,
+                const std::function<void(int64_t first, const at::Tensor& part)>& take) {
+    if (!buffer_.defined()) {
+      buffer_ =
+          at::empty({kStagingBytes}, at::TensorOptions(at::kByte).pinned_memory(device_.is_cuda()));
+    }
+    const at::Tensor typed = buffer_.view(scalar_type_of(entry.tensor->dtype));
+    const int64_t total = entry.tensor->num_elements();
+    for (int64_t first = 0; first < total; first += typed.numel()) {
+      const at::Tensor part = typed.narrow(0, 0, std::min(typed.numel(), total - first));
+      read_part(entry, first, part);
+      take(first, part);
+    }
+  }
+
   void fill(const at::Tensor& parameter, const io::WeightFiles::Entry& entry) {
     const at::Tensor to = parameter.detach().view({-1});
-    const at::ScalarType stored = scalar_type_of(entry.tensor->dtype);
-    const bool in_place = to.is_cpu() && to.scalar_type() == stored;
-    const int64_t chunk = kStagingBytes / io::size_of(entry.tensor->dtype);
-    for (int64_t first = 0; first < to.numel(); first += chunk) {
-      const int64_t count = std::min(chunk, to.numel() - first);
-      const at::Tensor target = to.narrow(0, first, count);
-      const at::Tensor part = in_place ? target : staging(stored, to.device()).narrow(0, 0, count);
-      entry.file->read(*entry.tensor, first * io::size_of(entry.tensor->dtype), bytes_of(part));
-      refuse_non_finite(part, entry);
-      if (!in_place) {
-        target.copy_(part);
+    if (to.is_cpu() && to.scalar_type() == scalar_type_of(entry.tensor->dtype)) {
+      const int64_t step = kStagingBytes / io::size_of(entry.tensor->dtype);
+      for (int64_t first = 0; first < to.numel(); first += step) {
+        read_part(entry, first, to.narrow(0, first, std::min(step, to.numel() - first)));
       }
+      return;
     }
+    in_parts(entry, [&to](int64_t first, const at::Tensor& part) {
+      to.narrow(0, first, part.numel()).copy_(part);
+    });
   }
 
  private:
-  // One buffer, seen as the stored type; pinned for a GPU.
-  at::Tensor staging(at::ScalarType type, at::Device device) {
-    if (!buffer_.defined()) {
-      buffer_ =
-          at::empty({kStagingBytes}, at::TensorOptions(at::kByte).pinned_memory(device.is_cuda()));
-    }
-    return buffer_.view(type);
+  static void read_part(const io::WeightFiles::Entry& entry, int64_t first, const at::Tensor& to) {
+    entry.file->read(*entry.tensor, first * io::size_of(entry.tensor->dtype), bytes_of(to));
+    refuse_non_finite(to, entry);
   }
 
+  at::Device device_;
   at::Tensor buffer_;
 };
 
@@ -162,11 +179,19 @@ void load_weights(torch::nn::Module& model,
     return std::pair(a.second.file, a.second.tensor->begin) <
            std::pair(b.second.file, b.second.tensor->begin);
   });
-  Loader loader;
+  std::optional<Reader> reader;
   for (const auto& [parameter, entry] : joined.pairs) {
-    loader.fill(parameter, entry);
+    if (!reader) {
+      reader.emplace(parameter.device());
+    }
+    reader->fill(parameter, entry);
   }
   files.check_unchanged();
+}
+
+void read_in_parts(const io::WeightFiles::Entry& entry,
+                   const std::function<void(int64_t first, const at::Tensor& part)>& take) {
+  Reader(at::kCPU).in_parts(entry, take);
 }
 
 at::Tensor read_tensor(const io::SafetensorsFile& file, const io::TensorInfo& tensor) {

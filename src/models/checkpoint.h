@@ -33,6 +33,11 @@ void load_weights(torch::nn::Module& model,
 at::ScalarType scalar_type_of(io::Dtype dtype);
 io::Dtype dtype_of(at::ScalarType type);
 
+// A stored tensor piece by piece in order, at most 16 MiB each, flat and in its stored type; a part
+// is overwritten by the next. Each is checked to be finite: non_finite_weights.
+void read_in_parts(const io::WeightFiles::Entry& entry,
+                   const std::function<void(int64_t first, const at::Tensor& part)>& take);
+
 // One tensor of a file as it is stored.
 at::Tensor read_tensor(const io::SafetensorsFile& file, const io::TensorInfo& tensor);
 

@@ -1,7 +1,7 @@
 // UMT5 encoder: token ids to text embeddings.
 //
 // Dims    B batch, L text tokens, C width (d_model), H heads, D head size (d_kv)
-// Types   arithmetic in `compute`; weights held in `held`, or as stored and cast a layer at a time
+// Types   arithmetic in `compute`; weights held in `held`, or as stored; a matrix at a time is cast
 // Source  transformers modeling_umt5.py
 #pragma once
 

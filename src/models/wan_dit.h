@@ -1,12 +1,13 @@
 // WanTransformer3DModel: latents, a timestep and a text to the flow velocity (noise - x0).
 //
-// Dims    B batch, C latent channels, T latent frames, H W latent height and width, S = T * H/2 *
-// W/2 tokens (patch
-//         1x2x2), L text tokens, D width = heads * head size
+// Dims    B batch, C latent channels, T latent frames, H W latent height and width, L text tokens,
+//         S = T * H/2 * W/2 tokens (patch 1x2x2), D width = heads * head size, U distinct timesteps
 // Source  diffusers transformer_wan.py; gates and sparse attention from FastVideo wanvideo.py
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -19,17 +20,19 @@
 
 namespace fastwan::models {
 
-// Which roundings a forward makes: one table, three instances. In fp32 they agree up to the order
-// of operations.
+// Which roundings a forward makes: one table, four instances. In fp32 and fp64 the two bf16 recipes
+// are one, up to the order of operations.
 struct RoundingProfile {
   at::ScalarType compute = at::kFloat;  // weights and activations of the GEMMs
   at::ScalarType kept = at::kFloat;     // time embedder, modulation tables, norm2
-  bool rounds_norm_before_scale =
-      false;  // q/k RMS norm, norm3 and head norm round before they are scaled
+  at::ScalarType wide = at::kFloat;     // norms, modulation, rotation and residual sums
+  // q/k RMS norm, norm3 and the head's norm round before they are scaled.
+  bool rounds_norm_before_scale = false;
   bool norm2_reads_unrounded = false;       // norm2 sees the residual sum before it is rounded
   bool head_modulation_in_compute = false;  // the head's shift and scale are rounded
 
   static RoundingProfile fp32();
+  static RoundingProfile fp64();  // to check gradients
   static RoundingProfile diffusers_bf16();
   static RoundingProfile fastvideo_bf16();
 };
@@ -37,7 +40,7 @@ struct RoundingProfile {
 // Shift, scale and gate vectors of a block or the head, per sample or per token.
 class Modulation {
  public:
-  // table [U, K, D] fp32: K vectors for each of U distinct timesteps; row [B] or [B, S] int64 says
+  // table [U, K, D]: K vectors for each of U distinct timesteps; row [B] or [B, S] int64 says
   // which.
   Modulation(at::Tensor table, at::Tensor row) : table_(std::move(table)), row_(std::move(row)) {}
   at::Tensor vector(int64_t k) const;  // [B, 1, D] or [B, S, D]
@@ -49,11 +52,17 @@ class Modulation {
 };
 
 struct Rope {
-  at::Tensor rotation;  // [S, 1, d/2] complex64: cos + i sin of each token's angles
+  at::Tensor rotation;  // [S, 1, d/2] complex: cos + i sin of each token's angles
+};
+struct RopeArgs {
+  int64_t head_dim, T, H, W;  // token grid
 };
 // Angles in fp64 from integer token coordinates, widths [d - 4*(d/6), 2*(d/6), 2*(d/6)] for t, h,
-// w.
-Rope make_rope(int64_t head_dim, int64_t T, int64_t H, int64_t W, at::Device device);
+// w; rounded once to the complex form of `type`.
+Rope make_rope(const RopeArgs& args, at::ScalarType type, at::Device device);
+
+// cos and sin of timesteps 0..1000: [U] -> [U, freq_dim] in the same type, cos first.
+at::Tensor timestep_wave(const at::Tensor& timestep, int64_t freq_dim);
 
 class WanBlock final : public torch::nn::Module {
  public:
@@ -139,7 +148,8 @@ class WanDit final : public torch::nn::Module {
 struct WanDitOptions {
   RoundingProfile profile;
   at::Device device = at::kCPU;
-  // Gates are loaded only for an attention that wants them; otherwise they are known and left out.
+  // Gates are loaded only for an attention that wants them, else known and left out; blocks without
+  // one then get zeros. Either is said here.
   std::function<void(const std::string&)> on_note;
 };
 

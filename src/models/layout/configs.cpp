@@ -174,6 +174,12 @@ Umt5Config read_umt5(const Json& json, const std::string& origin) {
   config.vocab_size = size_of(json, "vocab_size", origin);
   config.num_buckets = size_or(json, "relative_attention_num_buckets", 32, origin);
   config.max_distance = size_or(json, "relative_attention_max_distance", 128, origin);
+  if (config.num_buckets % 4 != 0 || config.max_distance <= config.num_buckets / 4) {
+    throw InvalidInput(Code::kBadModel,
+                       str(origin, ": relative_attention_num_buckets must be a multiple of 4 and ",
+                           "relative_attention_max_distance above a quarter of it, got ",
+                           config.num_buckets, " and ", config.max_distance));
+  }
   config.eps = json_get_or<double>(json, "layer_norm_epsilon", 1e-6, origin);
   const auto activation = json_get_or<std::string>(json, "feed_forward_proj", "gated-gelu", origin);
   if (activation != "gated-gelu") {

@@ -11,21 +11,18 @@
 namespace fastwan::models {
 namespace {
 
-// LayerNorm over D without parameters, in fp32.
-at::Tensor layer_norm_fp32(const at::Tensor& x, double eps) {
-  return at::layer_norm(x.to(at::kFloat), {x.size(-1)}, {}, {}, eps);
-}
-
-// LN(x) * (1 + scale) + shift: fp32 inside, one rounding at the end, or one before the scale too.
+// LN(x) * (1 + scale) + shift in the type of shift and scale: one rounding at the end, or one
+// before the scale too.
 at::Tensor modulated(const at::Tensor& x,
                      const at::Tensor& shift,
                      const at::Tensor& scale,
                      double eps,
                      bool rounds_norm,
                      at::ScalarType type) {
-  at::Tensor norm = layer_norm_fp32(x, eps);
+  const at::ScalarType wide = shift.scalar_type();
+  at::Tensor norm = at::layer_norm(x.to(wide), {x.size(-1)}, {}, {}, eps);
   if (rounds_norm) {
-    norm = norm.to(type).to(at::kFloat);
+    norm = norm.to(type).to(wide);
   }
   return at::addcmul(shift, norm, 1 + scale).to(type);
 }
@@ -38,10 +35,11 @@ at::Tensor rms(const at::Tensor& x, const at::Tensor& weight, double eps, bool r
   return at::rms_norm(x, {x.size(-1)}, weight, eps);
 }
 
-// Interleaved pairs as complex numbers; products and sum in fp32, one rounding.
+// Interleaved pairs as complex numbers; products and sum in the rotation's type, one rounding.
 at::Tensor rotated(const at::Tensor& x, const Rope& rope) {
+  const at::ScalarType wide = at::toRealValueType(rope.rotation.scalar_type());
   const at::Tensor pairs =
-      at::view_as_complex(x.to(at::kFloat).unflatten(-1, {-1, 2}));                // [B, S, H, d/2]
+      at::view_as_complex(x.to(wide).unflatten(-1, {-1, 2}));                      // [B, S, H, d/2]
   return at::view_as_real(pairs * rope.rotation).flatten(-2).to(x.scalar_type());  // [B, S, H, d]
 }
 
@@ -123,25 +121,24 @@ at::Tensor WanBlock::forward(const at::Tensor& x_in,
                              const ops::Attention& attention,
                              const ops::AttentionPlan& plan) const {
   const at::ScalarType type = profile_.compute;
+  const at::ScalarType wide = profile_.wide;
   const bool rounds = profile_.rounds_norm_before_scale;
-  const Modulation m(scale_shift_table_.to(at::kFloat) + time.table(),
+  const Modulation m(scale_shift_table_.to(wide) + time.table(),
                      time.row());  // 6 vectors: shift, scale, gate twice
 
   const at::Tensor n1 =
       modulated(x_in, m.vector(0), m.vector(1), eps_, /*rounds_norm=*/false, type);
   const at::Tensor seen = self_attention(n1, rope, attention, plan);
-  const at::Tensor sum =
-      at::addcmul(x_in.to(at::kFloat), seen.to(at::kFloat), m.vector(2));  // fp32
-  at::Tensor x = sum.to(type);                                             // see the video
-  const at::Tensor read = profile_.norm2_reads_unrounded ? sum : x.to(at::kFloat);
-  const at::Tensor n2 = at::layer_norm(read, {read.size(-1)}, norm2_weight_.to(at::kFloat),
-                                       norm2_bias_.to(at::kFloat), eps_)
-                            .to(type);
+  const at::Tensor sum = at::addcmul(x_in.to(wide), seen.to(wide), m.vector(2));  // unrounded
+  at::Tensor x = sum.to(type);                                                    // see the video
+  const at::Tensor read = profile_.norm2_reads_unrounded ? sum : x.to(wide);
+  const at::Tensor n2 =
+      at::layer_norm(read, {read.size(-1)}, norm2_weight_.to(wide), norm2_bias_.to(wide), eps_)
+          .to(type);
   x = x + cross_attention(n2, text);  // hear the prompt
   const at::Tensor n3 = modulated(x, m.vector(3), m.vector(4), eps_, rounds, type);
   const at::Tensor thought = ffn_out_(at::gelu(ffn_in_(n3), "tanh"));
-  return at::addcmul(x.to(at::kFloat), thought.to(at::kFloat), m.vector(5))
-      .to(type);  // think; [B, S, D]
+  return at::addcmul(x.to(wide), thought.to(wide), m.vector(5)).to(type);  // think; [B, S, D]
 }
 
 }  // namespace fastwan::models

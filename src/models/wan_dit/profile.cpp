@@ -6,6 +6,10 @@ RoundingProfile RoundingProfile::fp32() {
   return {};
 }
 
+RoundingProfile RoundingProfile::fp64() {
+  return {.compute = at::kDouble, .kept = at::kDouble, .wide = at::kDouble};
+}
+
 // Diffusers keeps some modules in fp32 when it loads a model as bf16.
 RoundingProfile RoundingProfile::diffusers_bf16() {
   return {.compute = at::kBFloat16, .kept = at::kFloat};

@@ -14,25 +14,22 @@
 
 #include "base/shape.h"
 #include "base/text.h"
-#include "models/checkpoint.h"
-#include "models/layout/tensors.h"
 
 namespace fastwan::models {
 namespace {
 
 constexpr double kMaxPeriod = 10000.0;
 
-// [N] fp32 -> [N, freq_dim] fp32: cos first, then sin; frequencies exp(-ln(10000) i / half).
-at::Tensor sinusoid(const at::Tensor& timestep, int64_t freq_dim) {
+}  // namespace
+
+at::Tensor timestep_wave(const at::Tensor& timestep, int64_t freq_dim) {
   const int64_t half = freq_dim / 2;
   const at::Tensor index = at::arange(half, timestep.options());
   const at::Tensor omega =
       at::exp(index * (-std::log(kMaxPeriod)) / static_cast<double>(half));  // [half]
-  const at::Tensor angle = timestep.unsqueeze(1) * omega;                    // [N, half]
+  const at::Tensor angle = timestep.unsqueeze(1) * omega;                    // [U, half]
   return at::cat({angle.cos(), angle.sin()}, 1);
 }
-
-}  // namespace
 
 WanDit::WanDit(const layout::WanDitConfig& config,
                std::shared_ptr<const ops::Attention> attention,
@@ -78,7 +75,9 @@ WanDit::State WanDit::head_in(const at::Tensor& latents,
   const int64_t B = latents.size(0);
   const int64_t S = plan.T * plan.H * plan.W;
   Shapes shapes("WanDit");
-  shapes.expect("latents", latents.sizes(), str(B, " ", config_.in_channels, " T H W"));
+  shapes.expect("latents", latents.sizes(),
+                str("B ", config_.in_channels, " ", plan.T * config_.patch_t, " ",
+                    plan.H * config_.patch_h, " ", plan.W * config_.patch_w));
   shapes.expect("timestep", timestep.sizes(), timestep.dim() == 1 ? str(B) : str(B, " ", S));
   const std::vector<int64_t> patch = {config_.patch_t, config_.patch_h, config_.patch_w};
   const at::Tensor x = at::conv3d(latents.to(profile_.compute), patch_weight_, patch_bias_,
@@ -88,31 +87,33 @@ WanDit::State WanDit::head_in(const at::Tensor& latents,
                            .contiguous();  // [B, S, D]
 
   // Few timesteps are distinct (two for image to video): embed each once, pick rows by token.
-  auto [distinct, row] = at::_unique(timestep.to(at::kFloat), /*sorted=*/true,
+  auto [distinct, row] = at::_unique(timestep.to(profile_.wide), /*sorted=*/true,
                                      /*return_inverse=*/true);  // [U], as timestep
-  const at::Tensor wave = sinusoid(distinct, config_.freq_dim).to(profile_.kept);  // [U, freq_dim]
-  const at::Tensor temb = time_2_(at::silu(time_1_(wave))).to(profile_.compute);   // [U, D]
+  const at::Tensor wave =
+      timestep_wave(distinct, config_.freq_dim).to(profile_.kept);                // [U, freq_dim]
+  const at::Tensor temb = time_2_(at::silu(time_1_(wave))).to(profile_.compute);  // [U, D]
   const at::Tensor tproj =
-      time_proj_(at::silu(temb)).unflatten(1, {6, config_.width()}).to(at::kFloat);  // [U, 6, D]
+      time_proj_(at::silu(temb)).unflatten(1, {6, config_.width()}).to(profile_.wide);  // [U, 6, D]
   return {.x = x,
           .temb = temb,
           .time = Modulation(tproj, row),
-          .rope = make_rope(config_.head_dim, plan.T, plan.H, plan.W, latents.device())};
+          .rope = make_rope({.head_dim = config_.head_dim, .T = plan.T, .H = plan.H, .W = plan.W},
+                            profile_.wide, latents.device())};
 }
 
 at::Tensor WanDit::head_out(const State& state, at::IntArrayRef latent_sizes) const {
-  const at::ScalarType type = profile_.compute;
-  at::Tensor table = scale_shift_table_.to(at::kFloat) +
-                     state.temb.to(at::kFloat).unsqueeze(1);  // [U, 2, D]: shift, scale
+  const at::ScalarType type = profile_.compute, wide = profile_.wide;
+  at::Tensor table =
+      scale_shift_table_.to(wide) + state.temb.to(wide).unsqueeze(1);  // [U, 2, D]: shift, scale
   at::Tensor one_plus_scale = 1 + table;
   at::Tensor norm =
-      at::layer_norm(state.x.to(at::kFloat), {state.x.size(-1)}, {}, {}, config_.eps);  // [B, S, D]
+      at::layer_norm(state.x.to(wide), {state.x.size(-1)}, {}, {}, config_.eps);  // [B, S, D]
   if (profile_.head_modulation_in_compute) {
-    table = table.to(type).to(at::kFloat);
-    one_plus_scale = (1 + table).to(type).to(at::kFloat);
+    table = table.to(type).to(wide);
+    one_plus_scale = (1 + table).to(type).to(wide);
   }
   if (profile_.rounds_norm_before_scale) {
-    norm = norm.to(type).to(at::kFloat);
+    norm = norm.to(type).to(wide);
   }
   const at::Tensor shift = Modulation(table, state.time.row()).vector(0);
   const at::Tensor scale = Modulation(one_plus_scale, state.time.row()).vector(1);
@@ -129,43 +130,12 @@ at::Tensor WanDit::forward(const at::Tensor& latents,
                            const at::Tensor& timestep,
                            const at::Tensor& text,
                            const ops::AttentionPlan& plan) const {
+  Shapes("WanDit").expect("text", text.sizes(), str(latents.size(0), " L ", config_.width()));
   State state = head_in(latents, timestep, plan);
   for (const auto& block : blocks_) {
     state.x = block->forward(state.x, text, state.time, state.rope, *attention_, plan);
   }
   return head_out(state, latents.sizes());
-}
-
-bool has_gates(const io::WeightFiles& files) {
-  for (const std::string& name : files.names()) {
-    if (name.find(layout::kGateName) != std::string::npos) {
-      return true;
-    }
-  }
-  return false;
-}
-
-std::shared_ptr<WanDit> load_wan_dit(layout::WanDitConfig config,
-                                     const io::WeightFiles& files,
-                                     std::shared_ptr<const ops::Attention> attention,
-                                     const WanDitOptions& options) {
-  config.is_gated = attention->wants_gate();
-  auto model =
-      std::make_shared<WanDit>(config, std::move(attention), options.profile, options.device);
-  const auto is_gate = [](const std::string& name) {
-    return name.find(layout::kGateName) != std::string::npos;
-  };
-  load_weights(
-      *model, files,
-      {.rename =
-           [](const std::string& name) {
-             return layout::diffusers_name_of_original(layout::diffusers_name_of_fastvideo(name));
-           },
-       .is_ignored =
-           [&config, is_gate](const std::string& name) {
-             return (!config.is_gated && is_gate(name)) || name.ends_with("_extra_state");
-           }});
-  return model;
 }
 
 }  // namespace fastwan::models
