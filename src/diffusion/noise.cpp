@@ -1,9 +1,6 @@
 #include "diffusion/noise.h"
 
-#include <span>
-
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/randn.h>
 
@@ -21,16 +18,11 @@ class PhiloxNoise final : public NoiseSource {
 
  private:
   at::Tensor draw(Stream stream, int64_t step) const {
-    constexpr int64_t kElementsPerTask = 1 << 14;
     const Philox philox(seed_, stream, step, /*slot=*/0);
     at::Tensor out = at::empty({1, shape_.channels, shape_.frames, shape_.height, shape_.width},
                                at::kFloat);  // [1, C, T, H, W]
-    const std::span<float> values(out.mutable_data_ptr<float>(),
-                                  static_cast<std::size_t>(out.numel()));
-    at::parallel_for(0, out.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-      philox.fill_normal(begin, values.subspan(static_cast<std::size_t>(begin),
-                                               static_cast<std::size_t>(end - begin)));
-    });
+    philox.fill_normal(/*first_element=*/0,
+                       {out.mutable_data_ptr<float>(), static_cast<std::size_t>(out.numel())});
     return out;
   }
 

@@ -22,8 +22,8 @@ struct Estimate {
   float sigma;
 };
 
-// The Wan authors clamp; diffusers does not. The clamp acts at sigma = 0 alone, where both leave
-// expm1(-h) = -1 and thus x = x0.
+// The Wan authors clamp, diffusers does not. At sigma = 0 both leave expm1(-h) = -1, thus x = x0;
+// at a sigma that fp32 cannot tell from 1 the clamp spares an infinity.
 float log_snr(float sigma) {
   constexpr float kTiny = 1e-12F;
   return std::log(std::max(1.0F - sigma, kTiny)) - std::log(std::max(sigma, kTiny));
