@@ -211,10 +211,10 @@ TEST(Samplers, ReportEachStepAndStopWithinOne) {
 
 // --- UniPC and Euler -----------------------------------------------------------------------------
 
-const std::vector<std::pair<SigmaSchedule, std::string>> kSchedules = {
-    {SigmaSchedule::kDiffusers, "diffusers"},
-    {SigmaSchedule::kFastVideo, "fastvideo"},
-    {SigmaSchedule::kWan, "wan"}};
+const std::vector<std::pair<SigmaSchedule, std::string>> kScheduleCases = {
+    {SigmaSchedule::kDiffusers, "unipc_diffusers"},
+    {SigmaSchedule::kFastVideo, "unipc_fastvideo"},
+    {SigmaSchedule::kWan, "unipc_wan"}};
 
 Denoiser golden_velocity(const std::string& golden_case) {
   return [golden_case](const at::Tensor& x, const NoiseLevel&, int64_t step) {
@@ -236,8 +236,7 @@ at::Tensor stored_part(const std::vector<at::Tensor>& states) {
 constexpr Tolerance kUnipc{.of_range = 1e-6, .relative_l2 = 2e-6};
 
 TEST(Unipc, EqualsDiffusersAfterEachStepInAllThreeSchedules) {
-  for (const auto& [schedule, name] : kSchedules) {
-    const std::string golden_case = "unipc_" + name;
+  for (const auto& [schedule, golden_case] : kScheduleCases) {
     const Golden golden("diffusion", golden_case);
     const at::Tensor noise = golden_tensor(golden_case, "x", {1, 4, 3, 5, 6});
     for (const int steps : {1, 2, 3, 4, 15, 50}) {
@@ -248,7 +247,7 @@ TEST(Unipc, EqualsDiffusersAfterEachStepInAllThreeSchedules) {
                       golden_velocity(golden_case));
         EXPECT_TRUE(
             is_close(stored_part(states), golden.tensor(str("n", steps, ".s", shift)), kTight))
-            << name << " n " << steps << " shift " << shift;
+            << golden_case << " n " << steps << " shift " << shift;
       }
     }
   }
