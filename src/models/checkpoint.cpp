@@ -2,14 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <map>
 #include <optional>
 #include <span>
 #include <utility>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/isfinite.h>
 
 #include "base/check.h"
 #include "base/shape.h"
@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kStagingBytes = 16 << 20;
 constexpr std::size_t kMaxListed = 10;
+constexpr int64_t kWordsOfATask = 1 << 16;
 
 constexpr std::array<std::pair<io::Dtype, at::ScalarType>, 13> kTypes = {
     {{io::Dtype::kBool, at::kBool},
@@ -101,11 +102,44 @@ void refuse_unless_complete(const Join& joined, const io::WeightFiles& files) {
                          ". Is the download complete and of one model?"));
 }
 
+// Whether any number has all bits of `exponent` set, which means NaN or infinity. In one pass over
+// the words, without temporaries: the bar on memory while loading leaves no room for them.
+template <class Word>
+bool any_has(Word exponent, const at::Tensor& part) {
+  const auto* words = static_cast<const Word*>(part.const_data_ptr());
+  std::atomic<bool> found = false;
+  at::parallel_for(0, part.numel(), kWordsOfATask, [&](int64_t begin, int64_t end) {
+    Word any = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      any = static_cast<Word>(any | ((words[i] & exponent) == exponent));
+    }
+    if (any != 0) {
+      found = true;
+    }
+  });
+  return found;
+}
+
+bool has_non_finite(const at::Tensor& part) {
+  switch (part.scalar_type()) {
+    case at::kHalf:
+      return any_has<uint16_t>(0x7C00, part);
+    case at::kBFloat16:
+      return any_has<uint16_t>(0x7F80, part);
+    case at::kFloat:
+      return any_has<uint32_t>(0x7F800000, part);
+    case at::kDouble:
+      return any_has<uint64_t>(0x7FF0000000000000, part);
+    default:
+      return false;  // integers
+  }
+}
+
 void refuse_non_finite(const at::Tensor& part, const io::WeightFiles::Entry& entry) {
-  if (!at::isfinite(part).all().item<bool>()) {
+  if (has_non_finite(part)) {
     throw InvalidInput(
         Code::kNonFiniteWeights,
-        str(entry.file->path().string(), ": tensor \"", entry.tensor->name,
+        str(entry.file->path().string(), ": tensor \"", escape_control(entry.tensor->name),
             "\" holds NaN or infinity. Download again or run `fastwan inspect --digest`"));
   }
 }

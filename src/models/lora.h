@@ -1,14 +1,14 @@
 // LoRA: low-rank updates merged into a model's weights, removed exactly.
 //
-//   W' = W + scale * (alpha / r) * B A     [+ scale * diff], bias' = bias + scale * diff_b
+//   W' = W + scale * (alpha / r * B A + diff)     bias' = bias + scale * diff_b
 //
-// merged in fp32, rounded once to the weight's type. Three key styles (docs/lora.md): PEFT
-// (transformer.blocks.i.attn1.to_q.lora_A.weight), original Wan
-// (diffusion_model.blocks.i.self_attn.q.lora_down.weight, .alpha, .diff, .diff_b), musubi
-// (lora_unet_blocks_i_self_attn_q.lora_down.weight).
+// summed in fp32 over all merged files and rounded once to the weight's type; alpha / r is 1 where
+// a file has no alpha. Key styles: models/layout/lora_keys.h, docs/lora.md.
 #pragma once
 
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +16,7 @@
 #include <torch/nn/module.h>
 
 #include "base/files.h"
+#include "io/safetensors.h"
 
 namespace fastwan::models {
 
@@ -33,13 +34,31 @@ class LoraMerge {
   explicit LoraMerge(torch::nn::Module& model) : model_(model) {}
 
   // Returns the keys that fit nothing in the model. InvalidInput lora_mismatch when none fits, a
-  // pair is incomplete or shapes disagree; files are checked before any weight changes.
+  // pair is incomplete or shapes disagree; on any error the weights are as before the call.
   std::vector<std::string> merge(const LoraFile& lora);
   void remove();  // all merges
 
  private:
+  // What one file adds to one parameter.
+  struct Update {
+    std::optional<io::WeightFiles::Entry> down, up;  // A [r, in], B [out, r]
+    std::optional<io::WeightFiles::Entry> diff;      // as the parameter
+    double factor = 1.0;                             // scale * alpha / r, of B A
+    double scale = 1.0;                              // of diff
+  };
+  using Updates = std::map<std::string, Update>;  // by parameter name
+  struct Loaded {
+    std::unique_ptr<const io::WeightFiles> files;
+    Updates updates;
+    std::vector<std::string> unmatched;
+  };
+
+  Loaded load(const LoraFile& lora) const;
+  void rewrite(const std::string& parameter);
+
   torch::nn::Module& model_;
   std::map<std::string, at::Tensor> base_;  // parameter name -> its value before the first merge
+  std::vector<Loaded> loaded_;
 };
 
 }  // namespace fastwan::models
