@@ -20,7 +20,7 @@ int run_plan(const Program& program, const std::vector<std::string>& words);
 int run_presets(const Program& program, const std::vector<std::string>& words);
 int run_doctor(const Program& program, const std::vector<std::string>& words);
 
-// Folders beside which the project's own Python environment may lie (its wheel brings an ffmpeg).
-std::vector<Path> roots_of(const Program& program);
+// Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
+std::vector<Path> venvs_of(const Program& program);
 
 }  // namespace fastwan::cli

@@ -1,18 +1,17 @@
-#include <array>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <thread>
 
 #include <CLI/CLI.hpp>
-#include <dlfcn.h>
 
 #include "base/check.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/hub_cache.h"
+#include "cli/machine.h"
 #include "cli/options.h"
+#include "cli/table.h"
 #include "cli/tensor_library.h"
 #include "cli/version.h"
 #include "io/media.h"
@@ -28,15 +27,7 @@ struct Finding {
 };
 
 Finding check_memory() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string word;
-  double kilobytes = 0;
-  while (meminfo >> word) {
-    if (word == "MemAvailable:") {
-      meminfo >> kilobytes;
-    }
-  }
-  const double bytes = kilobytes * 1024;
+  const auto bytes = static_cast<double>(available_memory_bytes());
   Finding finding{"memory", Finding::State::kGood, format_bytes(bytes) + " available", ""};
   if (bytes < 8e9) {
     finding.state = Finding::State::kNote;
@@ -65,9 +56,9 @@ Finding check_disk() {
 
 Finding check_ffmpeg(const Program& program) {
   try {
-    const io::Ffmpeg ffmpeg = io::find_ffmpeg(roots_of(program));
-    return {"ffmpeg", Finding::State::kGood,
-            str(ffmpeg.version, " at ", ffmpeg.executable.string()), ""};
+    const io::Ffmpeg ffmpeg = io::open_ffmpeg(venvs_of(program));
+    return {"ffmpeg", Finding::State::kGood, str(ffmpeg.version, " at ", ffmpeg.program.string()),
+            ""};
   } catch (const Failure& failure) {
     return {
         "ffmpeg", Finding::State::kBad, failure.what(),
@@ -75,31 +66,21 @@ Finding check_ffmpeg(const Program& program) {
   }
 }
 
-// The driver's own library, asked without torch.
 Finding check_gpu() {
-  void* driver = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) {
+  const GpuSurvey survey = survey_gpus();
+  if (!survey.has_driver) {
     return {"gpu", Finding::State::kNote, "no NVIDIA driver (libcuda.so.1)",
             "the CPU is used; a GPU needs NVIDIA's driver 580 or newer"};
   }
-  const auto init = reinterpret_cast<int (*)(unsigned)>(::dlsym(driver, "cuInit"));
-  const auto count = reinterpret_cast<int (*)(int*)>(::dlsym(driver, "cuDeviceGetCount"));
-  const auto name = reinterpret_cast<int (*)(char*, int, int)>(::dlsym(driver, "cuDeviceGetName"));
-  const auto memory =
-      reinterpret_cast<int (*)(std::size_t*, int)>(::dlsym(driver, "cuDeviceTotalMem_v2"));
-  int devices = 0;
-  if (init == nullptr || count == nullptr || init(0) != 0 || count(&devices) != 0 || devices == 0) {
+  if (survey.gpus.empty()) {
     return {"gpu", Finding::State::kNote, "a driver but no GPU",
             "the CPU is used; see CUDA_VISIBLE_DEVICES and nvidia-smi"};
   }
   std::string detail;
-  for (int device = 0; device < devices; ++device) {
-    std::array<char, 128> text{};
-    std::size_t bytes = 0;
-    name(text.data(), text.size(), device);
-    memory(&bytes, device);
-    detail += str(device == 0 ? "" : "; ", "cuda:", device, " ", text.data(), ", ",
-                  format_bytes(static_cast<double>(bytes)));
+  for (std::size_t device = 0; device < survey.gpus.size(); ++device) {
+    const Gpu& gpu = survey.gpus[device];
+    detail += str(device == 0 ? "" : "; ", "cuda:", device, " ", gpu.name, ", ",
+                  format_bytes(static_cast<double>(gpu.memory_bytes)));
   }
   return {"gpu", Finding::State::kGood, detail, ""};
 }
@@ -153,6 +134,7 @@ int run_doctor(const Program& program, const std::vector<std::string>& words) {
                                          check_ffmpeg(program), check_torch(program), check_gpu(),
                                          check_cache()};
   Json document = {{"version", kVersion}, {"checks", Json::array()}};
+  Table table;
   bool is_sound = true;
   for (const Finding& finding : findings) {
     is_sound = is_sound && finding.state != Finding::State::kBad;
@@ -160,20 +142,12 @@ int run_doctor(const Program& program, const std::vector<std::string>& words) {
                                   {"state", word(finding.state)},
                                   {"detail", finding.detail},
                                   {"remedy", finding.remedy}});
-    if (!json) {
-      std::string name = finding.name;
-      name.resize(10, ' ');
-      std::string state = word(finding.state);
-      state.resize(6, ' ');
-      std::fputs(str(state, name, escape_control(finding.detail), "\n").c_str(), stdout);
-      if (!finding.remedy.empty()) {
-        std::fputs(str("                ", finding.remedy, "\n").c_str(), stdout);
-      }
+    table.add({word(finding.state), finding.name, escape_control(finding.detail)});
+    if (!finding.remedy.empty()) {
+      table.add({"", "", finding.remedy});
     }
   }
-  if (json) {
-    std::fputs((dump_json(document) + "\n").c_str(), stdout);
-  }
+  std::fputs((json ? dump_json(document) + "\n" : table.text()).c_str(), stdout);
   return is_sound ? 0 : info(Code::kMissingProgram).exit_status;
 }
 

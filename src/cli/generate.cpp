@@ -15,7 +15,6 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
-#include "cli/hub_cache.h"
 #include "cli/metadata.h"
 #include "cli/options.h"
 #include "cli/outputs.h"
@@ -121,20 +120,21 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
   }
   set_up_log(run);
   flags.apply();
-  std::vector<std::string> notes = read_sources(settings, run.config, arguments.overrides);
+  std::vector<std::string> notes = arguments.notes;
+  for (const std::string& note : read_sources(settings, run.config, arguments.overrides)) {
+    notes.push_back(note);
+  }
 
   const layout::ModelFolder model = open_model(settings);
   const std::vector<std::string> prompts = collect_prompts(settings);
-  if (settings.image.is_set) {
-    derive_size_from_image(settings, model);
-  }
-  for (const std::string& note : config::resolve(settings, facts_of(model), folder_preset(model))) {
+  for (const std::string& note : resolve_request(settings, model)) {
     notes.push_back(note);
   }
   check_inputs_exist(settings);
   const std::vector<Path> outputs = choose_outputs(settings, prompts);
   check_side_outputs(settings);
-  const std::vector<Path> media_roots = roots_of(program);
+  check_device(*settings.device);
+  const std::vector<Path> venvs = venvs_of(program);
 
   std::vector<VideoJob> jobs;
   const auto per_prompt = static_cast<std::size_t>(*settings.num_videos_per_prompt);
@@ -154,7 +154,7 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
   const GenerateCall call{.settings = settings,
                           .model = model,
                           .jobs = jobs,
-                          .media_roots = media_roots,
+                          .media_roots = venvs,
                           .metadata = request_metadata(settings, model),
                           .watch = watch,
                           .on_begin =

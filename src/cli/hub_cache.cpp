@@ -37,14 +37,14 @@ Path hub_cache_root() {
   return Path(env("HOME").value_or("/")) / ".cache" / "huggingface" / "hub";
 }
 
-Path find_model(const std::string& model, const std::string& revision) {
+Path find_model(const std::string& model, const std::string& revision, const std::string& flag) {
   std::error_code ignored;
   if (std::filesystem::exists(model, ignored)) {
     return model;
   }
   if (!is_hub_id(model)) {
     throw IoError(Code::kNotFound,
-                  str("--model-path ", escape_control(model), ": no such file or folder"));
+                  str(flag, " ", escape_control(model), ": no such file or folder"));
   }
   const Path folder = hub_cache_root() / ("models--" + replace_all(model, "/", "--"));
   const std::string wanted = revision.empty() ? "main" : revision;
@@ -56,22 +56,10 @@ Path find_model(const std::string& model, const std::string& revision) {
   if (!std::filesystem::is_directory(snapshot, ignored)) {
     const std::string which = revision.empty() ? "" : " --revision " + revision;
     throw IoError(Code::kNotFound,
-                  str("--model-path ", model, " is neither a folder here nor in the hub cache ",
+                  str(flag, " ", model, " is neither a folder here nor in the hub cache ",
                       hub_cache_root().string(), ". Download it with: hf download ", model, which));
   }
   return snapshot;
-}
-
-std::string cpu_instruction_set() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    return "avx512";
-  }
-  return __builtin_cpu_supports("avx2") ? "avx2" : "sse2";
-#else
-  return "neon";
-#endif
 }
 
 }  // namespace fastwan::cli

@@ -12,10 +12,9 @@ namespace fastwan::cli {
 Path hub_cache_root();
 
 // A folder as it is, a single .safetensors file, or a cached org/name. IoError not_found with the
-// command that downloads a hub id that is not cached.
-Path find_model(const std::string& model, const std::string& revision);
-
-// "avx512" as FASTWAN_CPU_ISA and the metadata spell the widest instruction set used.
-std::string cpu_instruction_set();
+// command that downloads a hub id that is not cached; `flag` names the argument in messages.
+Path find_model(const std::string& model,
+                const std::string& revision,
+                const std::string& flag = "--model-path");
 
 }  // namespace fastwan::cli

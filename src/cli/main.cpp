@@ -26,12 +26,13 @@ struct Command {
 };
 
 constexpr std::array kCommands = {
-    Command{"generate", "", "text, or text and a first frame, to video", run_generate},
+    Command{"generate", nullptr, "text, or text and a first frame, to video", run_generate},
     Command{"inspect", "metadata", "what is in a model folder, a weights file or a video",
             run_inspect},
-    Command{"plan", "", "memory and work of a request, without loading weights", run_plan},
-    Command{"presets", "", "defaults per model: list, show NAME", run_presets},
-    Command{"doctor", "", "checks this machine and names a remedy for each fault", run_doctor}};
+    Command{"plan", nullptr, "memory and work of a request, without loading weights", run_plan},
+    Command{"presets", nullptr, "defaults per model: list, show NAME", run_presets},
+    Command{"doctor", nullptr, "checks this machine and names a remedy for each fault",
+            run_doctor}};
 
 void print_help() {
   std::string text = str("fastwan ", kVersion,
@@ -102,24 +103,18 @@ int run(Program& program, std::vector<std::string> words) {
   }
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
-    if (words[0] == command.name || words[0] == command.alias) {
+    if (words[0] == command.name || (command.alias != nullptr && words[0] == command.alias)) {
       return command.run(program, {words.begin() + 1, words.end()});
     }
     names.emplace_back(command.name);
   }
   const std::optional<std::string> guess = nearest(words[0], names);
   throw InvalidInput(Code::kUsage,
-                     str(escape_control(words[0]), " is not a command.",
+                     str("`", escape_control(words[0]), "` is not a command.",
                          guess ? " Did you mean " + *guess + "?" : " `fastwan --help` lists them"));
 }
 
 }  // namespace
-
-std::vector<Path> roots_of(const Program& program) {
-  // build/release/bin/fastwan, and an installed bin/fastwan
-  const Path bin = program.executable.parent_path();
-  return {bin.parent_path(), bin.parent_path().parent_path().parent_path()};
-}
 
 }  // namespace fastwan::cli
 

@@ -2,13 +2,18 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string_view>
 #include <thread>
 
+#include "base/check.h"
+#include "base/digest.h"
 #include "base/text.h"
-#include "cli/hub_cache.h"
+#include "cli/machine.h"
+#include "cli/options.h"
 #include "cli/version.h"
 #include "config/assign.h"
+#include "io/safetensors.h"
 
 namespace fastwan::cli {
 namespace {
@@ -19,11 +24,21 @@ constexpr std::array<std::string_view, 11> kNotPartOfTheResult = {
     "--contact-sheet", "--save-latents", "--save-embeds",          "--save-frames",
     "--report",        "--prompt-file",  "--num-videos-per-prompt"};
 
-std::string long_name(const config::FieldInfo& info) {
-  const std::vector<std::string> spelled = split(info.flags, ',');
-  return *std::find_if(spelled.begin(), spelled.end(),
-                       [](const std::string& name) { return name.starts_with("--"); });
+bool shapes_result(const std::string& name) {
+  return std::find(kNotPartOfTheResult.begin(), kNotPartOfTheResult.end(), name) ==
+         kNotPartOfTheResult.end();
 }
+
+// Names that a command may hold: a foreign file may claim any.
+struct FlagNames {
+  std::set<std::string> names;
+
+  void group(const char*) {}
+  template <class T>
+  void field(const config::FieldInfo& info, config::Setting<T>&) {
+    names.insert(long_name(info));
+  }
+};
 
 struct ToJson {
   Json& out;
@@ -35,9 +50,7 @@ struct ToJson {
     const std::string name = long_name(info);
     const bool is_chosen =
         setting.is_set || config::to_texts(setting.value) != config::to_texts(T{});
-    const bool shapes_result = std::find(kNotPartOfTheResult.begin(), kNotPartOfTheResult.end(),
-                                         name) == kNotPartOfTheResult.end();
-    if (!is_chosen || !shapes_result) {
+    if (!is_chosen || !shapes_result(name)) {
       return;
     }
     const std::vector<std::string> texts = config::to_texts(setting.value);
@@ -63,6 +76,20 @@ std::string shell_quoted(const std::string& text) {
 
 }  // namespace
 
+std::string model_digest(const layout::ModelFolder& model) {
+  Sha256 digest;
+  const auto add = [&digest](const char* name, const Path& component) {
+    digest.update(str(name, "\n", io::WeightFiles::open(component).digest(), "\n"));
+  };
+  add("transformer", model.transformer);
+  if (model.transformer_2) {
+    add("transformer_2", *model.transformer_2);
+  }
+  add("vae", model.vae);
+  add("text_encoder", model.text_encoder);
+  return digest.hex();
+}
+
 Json settings_document(const config::Generate& settings) {
   Json out = Json::object();
   config::Generate copy = settings;  // describe() takes what it may change
@@ -76,9 +103,9 @@ Json request_metadata(const config::Generate& settings, const layout::ModelFolde
                               ? *settings.threads
                               : static_cast<int64_t>(std::thread::hardware_concurrency());
   Json document = {
-      {"program", str("fastwan ", kVersion)},        {"model", *settings.model_path},
-      {"model_digest", layout::model_digest(model)}, {"threads", threads},
-      {"instruction_set", cpu_instruction_set()},    {"settings", settings_document(settings)}};
+      {"program", str("fastwan ", kVersion)},     {"model", *settings.model_path},
+      {"model_digest", model_digest(model)},      {"threads", threads},
+      {"instruction_set", cpu_instruction_set()}, {"settings", settings_document(settings)}};
   document["settings"].erase("--prompt");
   document["settings"]["--threads"] = std::to_string(threads);
   return document;
@@ -101,9 +128,15 @@ std::string command_of(const Json& metadata) {
   if (!metadata.contains("settings") || !metadata.at("settings").is_object()) {
     return command;
   }
+  FlagNames known;
+  config::Generate any;
+  config::describe(known, any);
   for (const auto& [name, value] : metadata.at("settings").items()) {
+    if (!known.names.contains(name) || !shapes_result(name)) {
+      continue;
+    }
     if (name == "--seed" && metadata.contains("seed")) {
-      add(name, std::to_string(metadata.at("seed").get<int64_t>()));
+      add(name, metadata.at("seed"));
     } else if (value.is_array()) {
       for (const Json& item : value) {
         add(name, item);

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "cli/aliases.h"
 #include "config/assign.h"
 
 namespace fastwan::cli {
@@ -39,40 +40,72 @@ std::vector<std::string> known_names(const CLI::App& app) {
 
 }  // namespace
 
+namespace {
+
+// One long option of argv, and where its value lies.
+struct Word {
+  std::string name;                  // without dashes
+  std::optional<std::string> value;  // after '='
+};
+
+Word split_word(const std::string& word) {
+  const std::size_t equals = word.find('=');
+  if (equals == std::string::npos) {
+    return {word.substr(2), std::nullopt};
+  }
+  return {word.substr(2, equals - 2), word.substr(equals + 1)};
+}
+
+// The value behind '=' or the next word of argv.
+std::string take_value(const Word& word, const std::vector<std::string>& argv, std::size_t& i) {
+  if (word.value) {
+    return *word.value;
+  }
+  if (i + 1 >= argv.size()) {
+    throw InvalidInput(Code::kUsage, str("--", escape_control(word.name), " needs a value"));
+  }
+  return argv[++i];
+}
+
+void add_set(Arguments& out, const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos) {
+    throw InvalidInput(Code::kUsage, str("--set wants key=value, got ", escape_control(text)));
+  }
+  add_override(out, text.substr(0, equals), text.substr(equals + 1));
+}
+
+}  // namespace
+
 Arguments prepare(const std::vector<std::string>& argv) {
   Arguments out;
   for (std::size_t i = 0; i < argv.size(); ++i) {
-    const std::string& word = argv[i];
-    if (word == "--") {
+    if (argv[i] == "--") {
       out.words.insert(out.words.end(), argv.begin() + static_cast<std::ptrdiff_t>(i), argv.end());
       return out;
     }
-    if (!word.starts_with("--")) {
-      out.words.push_back(word);
+    if (!argv[i].starts_with("--") && argv[i] != "-M") {
+      out.words.push_back(argv[i]);
       continue;
     }
-    const std::size_t equals = word.find('=');
-    std::string name = word.substr(2, equals == std::string::npos ? std::string::npos : equals - 2);
-    const bool has_value = equals != std::string::npos;
-    if (name == "set" || is_override_name(name)) {
-      if (!has_value && i + 1 >= argv.size()) {
-        throw InvalidInput(Code::kUsage, str("--", name, " needs a value"));
-      }
-      const std::string value = has_value ? word.substr(equals + 1) : argv[++i];
-      if (name == "set") {
-        const std::size_t inner = value.find('=');
-        if (inner == std::string::npos) {
-          throw InvalidInput(Code::kUsage,
-                             str("--set wants key=value, got ", escape_control(value)));
-        }
-        add_override(out, value.substr(0, inner), value.substr(inner + 1));
-      } else {
-        add_override(out, name, value);
-      }
+    Word word = argv[i] == "-M" ? Word{"mode", std::nullopt} : split_word(argv[i]);
+    if (is_override_name(word.name)) {
+      add_override(out, word.name, take_value(word, argv, i));
       continue;
     }
-    std::replace(name.begin(), name.end(), '_', '-');
-    out.words.push_back("--" + name + (has_value ? word.substr(equals) : ""));
+    std::replace(word.name.begin(), word.name.end(), '_', '-');
+    if (word.name == "set") {
+      add_set(out, take_value(word, argv, i));
+    } else if (const Alias* alias = find_alias(word.name)) {
+      const std::string value = alias->takes_value ? take_value(word, argv, i) : "";
+      Translation ours = translate(*alias, value);
+      out.words.insert(out.words.end(), ours.words.begin(), ours.words.end());
+      if (!ours.note.empty()) {
+        out.notes.push_back(std::move(ours.note));
+      }
+    } else {
+      out.words.push_back("--" + word.name + (word.value ? "=" + *word.value : ""));
+    }
   }
   return out;
 }
@@ -80,7 +113,7 @@ Arguments prepare(const std::vector<std::string>& argv) {
 struct SettingFlags::Flag {
   CLI::Option* option = nullptr;
   std::vector<std::string> texts;
-  std::string longest_name;  // "--height", for messages
+  std::string name;  // "--height", for messages
 };
 
 struct SettingFlags::Adder {
@@ -92,14 +125,10 @@ struct SettingFlags::Adder {
   template <class T>
   void field(const config::FieldInfo& info, config::Setting<T>&) {
     auto flag = std::make_unique<Flag>();
-    const std::vector<std::string> spelled = split(info.flags, ',');
-    flag->longest_name = *std::find_if(spelled.begin(), spelled.end(), [](const std::string& name) {
-      return name.starts_with("--");
-    });
+    flag->name = long_name(info);
     if constexpr (std::is_same_v<T, bool>) {
-      flag->option =
-          self.app_.add_flag(std::string(info.flags) + ",!--no-" + flag->longest_name.substr(2),
-                             flag->texts, info.help);
+      flag->option = self.app_.add_flag(std::string(info.flags) + ",!--no-" + flag->name.substr(2),
+                                        flag->texts, info.help);
     } else {
       flag->option = self.app_.add_option(info.flags, flag->texts, describe_values<T>(info));
       flag->option->type_name(type_word<T>())->expected(1);
@@ -155,9 +184,9 @@ struct SettingFlags::Applier {
     }
     if (flag.option->count() > 1 && !info.is_repeatable) {
       throw InvalidInput(Code::kConflict,
-                         str(flag.longest_name, " is given ", flag.option->count(), " times"));
+                         str(flag.name, " is given ", flag.option->count(), " times"));
     }
-    config::assign(setting, info, flag.option->results(), config::Origin::kFlag, flag.longest_name);
+    config::assign(setting, info, flag.option->results(), config::Origin::kFlag, flag.name);
   }
 };
 
@@ -167,9 +196,17 @@ SettingFlags::SettingFlags(CLI::App& app, config::Generate& settings)
   config::describe(adder, settings_);
 }
 
+SettingFlags::~SettingFlags() = default;
+
 void SettingFlags::apply() {
   Applier applier{*this};
   config::describe(applier, settings_);
+}
+
+std::string long_name(const config::FieldInfo& info) {
+  const std::vector<std::string> spelled = split(info.flags, ',');
+  return *std::find_if(spelled.begin(), spelled.end(),
+                       [](const std::string& name) { return name.starts_with("--"); });
 }
 
 bool parse(CLI::App& app, const std::vector<std::string>& words) {
@@ -178,10 +215,15 @@ bool parse(CLI::App& app, const std::vector<std::string>& words) {
   try {
     app.parse(reversed);
   } catch (const CLI::CallForHelp&) {
-    std::fputs(app.help().c_str(), stdout);
+    std::fputs(replace_all(replace_all(app.help(), "Usage: ", "Usage: fastwan "), "\n\n\n", "\n\n")
+                   .c_str(),
+               stdout);
     return false;
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string what = error.what();  // "--height: 1 required TEXT missing"
+    throw InvalidInput(Code::kUsage, what.substr(0, what.find(':')) + " needs a value");
   } catch (const CLI::ParseError& error) {
-    throw InvalidInput(Code::kUsage, error.what());
+    throw InvalidInput(Code::kUsage, escape_control(error.what()));
   }
   for (const std::string& word : app.remaining()) {
     if (word.starts_with("-") && word.size() > 1) {

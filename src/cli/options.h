@@ -13,10 +13,12 @@
 namespace fastwan::cli {
 
 // argv as CLI11 shall see it: '_' becomes '-' in long names, dotted overrides
-// (--request.sampling.seed=5, --set a.b=c) are taken out.
+// (--request.sampling.seed=5, --set a.b=c) are taken out, other programs' names and --size become
+// ours.
 struct Arguments {
   std::vector<std::string> words;
   std::vector<std::pair<std::string, std::string>> overrides;  // dotted key, value
+  std::vector<std::string> notes;                              // other programs' names, once each
 };
 Arguments prepare(const std::vector<std::string>& argv);
 
@@ -24,6 +26,9 @@ Arguments prepare(const std::vector<std::string>& argv);
 class SettingFlags {
  public:
   SettingFlags(CLI::App& app, config::Generate& settings);
+  ~SettingFlags();
+  SettingFlags(const SettingFlags&) = delete;
+  SettingFlags& operator=(const SettingFlags&) = delete;
   void apply();
 
  private:
@@ -34,6 +39,9 @@ class SettingFlags {
   config::Generate& settings_;
   std::vector<std::unique_ptr<Flag>> flags_;
 };
+
+// The canonical long name of a setting's flag: "--height".
+std::string long_name(const config::FieldInfo& info);
 
 // Parses and turns CLI11's complaints into ours: unknown options with the nearest name, an option
 // given twice. Returns false when help was asked for and printed.

@@ -8,30 +8,32 @@
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/table.h"
 
 namespace fastwan::cli {
 namespace {
 
-std::string row(const config::Preset& preset) {
-  std::string name = preset.name;
-  name.resize(24, ' ');
-  std::string size =
-      str(*preset.width, "x", *preset.height, " ", *preset.num_frames, "f @", *preset.fps);
-  size.resize(20, ' ');
+std::vector<std::string> row(const config::Preset& preset) {
   const std::string guidance =
-      *preset.guidance_scale > 1 ? ", guidance " + format_number(*preset.guidance_scale) : "";
-  return str(name, size, *preset.steps, " steps", guidance, ", ", config::name_of(*preset.sampler),
-             " shift ", format_number(*preset.flow_shift), "  ", preset.about, "\n");
+      *preset.guidance_scale > 1 ? "guidance " + format_number(*preset.guidance_scale) : "";
+  return {preset.name,
+          str(*preset.width, "x", *preset.height),
+          str(*preset.num_frames, " frames at ", *preset.fps),
+          str(*preset.steps, " steps"),
+          str(config::name_of(*preset.sampler), " shift ", format_number(*preset.flow_shift)),
+          guidance,
+          preset.about};
 }
 
 }  // namespace
 
 int run_presets(const Program&, const std::vector<std::string>& words) {
   CLI::App app("Defaults per model", "presets");
+  constexpr int kWords = 100;  // more than fit, so that the message is ours
   bool json = false;
   std::vector<std::string> action;
   app.add_flag("--json", json, "one JSON document");
-  app.add_option("action", action, "list (default), or show NAME")->expected(0, 2);
+  app.add_option("action", action, "list (default), or show NAME")->expected(0, kWords);
   if (!parse(app, words)) {
     return 0;
   }
@@ -44,15 +46,12 @@ int run_presets(const Program&, const std::vector<std::string>& words) {
         Code::kUsage, str("presets knows `list` and `show NAME`, got ", escape_control(action[0])));
   }
   Json list = Json::array();
+  Table table;
   for (const config::Preset& preset : config::all_presets()) {
     list.push_back(to_json(preset));
-    if (!json) {
-      std::fputs(row(preset).c_str(), stdout);
-    }
+    table.add(row(preset));
   }
-  if (json) {
-    std::fputs((dump_json(list) + "\n").c_str(), stdout);
-  }
+  std::fputs((json ? dump_json(list) + "\n" : table.text()).c_str(), stdout);
   return 0;
 }
 

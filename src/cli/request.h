@@ -18,17 +18,28 @@ std::vector<std::string> read_sources(
     const std::string& config_file,
     const std::vector<std::pair<std::string, std::string>>& overrides);
 
-// The model that --model-path names, with --transformer and its like in place.
+// The model that --model-path names, with --transformer and its like in place; whether it is gated
+// is read from the weights' names.
 layout::ModelFolder open_model(const config::Generate& settings);
+// Sets is_gated of its transformers from their weights' names, which only the files know.
+void find_gates(layout::ModelFolder& model);
+bool has_gates(const Path& transformer);
 config::ModelFacts facts_of(const layout::ModelFolder& model);
 std::optional<config::Preset> folder_preset(const layout::ModelFolder& model);  // fastwan.json
 
 // --prompt or the lines of --prompt-file; one empty prompt when embeddings or latents are given.
+// InvalidInput usage when nothing says what to show, conflict, bad_value.
 std::vector<std::string> collect_prompts(const config::Generate& settings);
 
-// Width and height from the first frame's shape, where the user gave none, within the preset's
-// area.
-void derive_size_from_image(config::Generate& settings, const layout::ModelFolder& model);
+// Everything that depends on the model is chosen and checked. Where a first frame is given and no
+// size, its shape decides within the preset's area. Returns what should be said once.
+std::vector<std::string> resolve_request(config::Generate& settings,
+                                         const layout::ModelFolder& model);
+
+// The GPU that --device names: cuda or cuda:i; nothing for auto and cpu. InvalidInput bad_value.
+std::optional<std::size_t> gpu_index(const std::string& device);
+// DeviceError no_gpu when it is not there.
+void check_device(const std::string& device);
 
 // Files that the request names must be there before any weights are read.
 void check_inputs_exist(const config::Generate& settings);

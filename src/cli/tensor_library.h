@@ -35,8 +35,8 @@ struct GenerateCall {
   const config::Generate& settings;
   const layout::ModelFolder& model;
   const std::vector<VideoJob>& jobs;
-  const std::vector<Path>& media_roots;
-  Json metadata;  // without prompt and seed, which the callee adds per video
+  const std::vector<Path>& media_roots;  // as io::open_ffmpeg takes them
+  Json metadata;                         // without prompt and seed, which the callee adds per video
   const Watch& watch;
   std::function<void(int64_t job)> on_begin;
   std::function<void(const VideoResult&)> on_result;

@@ -353,7 +353,8 @@ void SafetensorsWriter::write(const Path& to,
 
 namespace {
 
-// A plain name inside the folder: no separator, no "..", no link that leaves the folder.
+// A plain name inside the folder: no separator, no "..". A link is followed: hub caches keep their
+// blobs beside the snapshot.
 Path shard_path(const Path& folder, const std::string& name, const Path& index) {
   const bool is_plain = !name.empty() && name.find('/') == std::string::npos && name != "." &&
                         name != ".." && name.ends_with(".safetensors") &&

@@ -6,17 +6,10 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "text/tokenizer_config.h"
 #include "text/tokenizer_json.h"
 #include "text/tokenizer_spiece.h"
 
 namespace fastwan::text {
-namespace {
-
-// Longer limits mean that there is none; the longest context in use is far below.
-constexpr double kLongestSaneLength = 1e6;
-
-}  // namespace
 
 std::unique_ptr<Tokenizer> open_tokenizer(const Path& folder) {
   const Path json = folder / "tokenizer.json";
@@ -46,20 +39,6 @@ TokenIds encode_padded(const Tokenizer& tokenizer, std::string_view text, int64_
   out.length = static_cast<int64_t>(out.ids.size());
   out.ids.resize(wanted, tokenizer.pad_id());
   return out;
-}
-
-int64_t model_max_length(const Path& folder, int64_t fallback) {
-  const TokenizerConfig config = read_tokenizer_config(folder);
-  const double length = config.model_max_length.value_or(static_cast<double>(fallback));
-  if (length > kLongestSaneLength) {
-    return fallback;
-  }
-  if (!(length >= 1)) {
-    throw InvalidInput(Code::kBadTokenizer,
-                       str((folder / "tokenizer_config.json").string(),
-                           ": model_max_length must be at least 1, got ", length));
-  }
-  return static_cast<int64_t>(length);
 }
 
 }  // namespace fastwan::text

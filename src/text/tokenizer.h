@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "text/tokenizer_config.h"  // model_max_length
 
 namespace fastwan::text {
 
@@ -41,9 +42,5 @@ std::unique_ptr<Tokenizer> open_tokenizer(const Path& folder);
 
 // Too many ids are cut so that the end of sequence stays last.
 TokenIds encode_padded(const Tokenizer& tokenizer, std::string_view text, int64_t max_length);
-
-// `model_max_length` of tokenizer_config.json. `fallback` where the file or the key is missing, and
-// where the number only means "no limit" (transformers writes 1e30).
-int64_t model_max_length(const Path& folder, int64_t fallback);
 
 }  // namespace fastwan::text

@@ -7,6 +7,9 @@
 namespace fastwan::text {
 namespace {
 
+// Longer limits mean that there is none; the longest context in use is far below.
+constexpr double kLongestSaneLength = 1e6;
+
 // Special tokens are plain strings in older files and AddedToken objects in newer ones.
 std::string token_content(const Json& config, const char* key, const std::string& origin) {
   const Json& value = config.at(key);
@@ -64,6 +67,20 @@ std::string read_tokenizer_file(const Path& file) {
         str(file.string(), " is a Git LFS pointer, not the file itself. Run `git lfs pull` there"));
   }
   return content;
+}
+
+int64_t model_max_length(const Path& folder, int64_t fallback) {
+  const TokenizerConfig config = read_tokenizer_config(folder);
+  const double length = config.model_max_length.value_or(static_cast<double>(fallback));
+  if (length > kLongestSaneLength) {
+    return fallback;
+  }
+  if (!(length >= 1)) {
+    throw InvalidInput(Code::kBadTokenizer,
+                       str((folder / "tokenizer_config.json").string(),
+                           ": model_max_length must be at least 1, got ", length));
+  }
+  return static_cast<int64_t>(length);
 }
 
 }  // namespace fastwan::text

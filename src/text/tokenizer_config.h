@@ -20,6 +20,10 @@ struct TokenizerConfig {
 // A missing file has the defaults. InvalidInput bad_json, bad_tokenizer.
 TokenizerConfig read_tokenizer_config(const Path& folder);
 
+// `model_max_length` of tokenizer_config.json. `fallback` where the file or the key is missing, and
+// where the number only means "no limit" (transformers writes 1e30).
+int64_t model_max_length(const Path& folder, int64_t fallback);
+
 // The whole file; InvalidInput lfs_pointer if it is only Git LFS's note of it.
 std::string read_tokenizer_file(const Path& file);
 
