@@ -8,6 +8,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 
 SIDE = 4
 
@@ -42,3 +43,27 @@ def attend(q, k, v, gate, grid, sparsity):
     fine = (q @ k.transpose(2, 3) * scale).masked_fill(~mask, -math.inf).softmax(-1) @ v
     coarse = (scores.softmax(-1) @ mean(v))[:, :, tile_of]
     return (coarse * gate + fine).transpose(1, 2), gap
+
+
+class GatedSparseAttention:
+    """Self-attention of one diffusers block: q, k, v as diffusers makes them, then VSA. `gap` is the smallest yet seen."""
+
+    def __init__(self, gate_weight, gate_bias, grid, sparsity):
+        self.weight, self.bias = gate_weight, gate_bias
+        self.grid, self.sparsity, self.gap = grid, sparsity, math.inf
+
+    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+        heads = (attn.heads, -1)
+        cos, sin = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
+
+        def rotated(y):
+            first, second = y.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
+
+        q = rotated(attn.norm_q(attn.to_q(x)).unflatten(2, heads))
+        k = rotated(attn.norm_k(attn.to_k(x)).unflatten(2, heads))
+        v = attn.to_v(x).unflatten(2, heads)
+        gate = F.linear(x, self.weight, self.bias).unflatten(2, heads)
+        out, gap = attend(q, k, v, gate, self.grid, self.sparsity)
+        self.gap = min(self.gap, gap)
+        return attn.to_out[0](out.to(x.dtype).flatten(2))

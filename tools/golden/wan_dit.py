@@ -131,36 +131,13 @@ def fastvideo_forward(model, table, latents, timestep, text):
 
 # --- gates and sparse attention inside diffusers' blocks ----------------------------------------
 
-class GatedSparseAttention:
-    """Self-attention of one block: q, k, v as diffusers makes them, then VSA in fp64."""
-
-    def __init__(self, case, index, grid, sparsity):
-        width = CONFIGS[case]["num_attention_heads"] * CONFIGS[case]["attention_head_dim"]
-        name = f"blocks.{index}.to_gate_compress"
-        self.weight = torch.from_numpy(common.weight(case, f"{name}.weight", (width, width)))
-        self.bias = torch.from_numpy(common.weight(case, f"{name}.bias", (width,)))
-        self.grid, self.sparsity, self.gap = grid, sparsity, float("inf")
-
-    def __call__(self, attn, x, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
-        heads = (attn.heads, -1)
-        cos, sin = rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]
-
-        def rotated(y):
-            first, second = y.unflatten(-1, (-1, 2)).unbind(-1)
-            return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2)
-
-        q = rotated(attn.norm_q(attn.to_q(x)).unflatten(2, heads))
-        k = rotated(attn.norm_k(attn.to_k(x)).unflatten(2, heads))
-        v = attn.to_v(x).unflatten(2, heads)
-        gate = F.linear(x, self.weight, self.bias).unflatten(2, heads)
-        out, gap = vsa_reference.attend(q, k, v, gate, self.grid, self.sparsity)
-        self.gap = min(self.gap, gap)
-        return attn.to_out[0](out.float().flatten(2))
-
-
 def with_gates(model, case, sparsity):
+    width = model.config.num_attention_heads * model.config.attention_head_dim
     for index, block in enumerate(model.blocks):
-        block.attn1.set_processor(GatedSparseAttention(case, index, grid_of(case), sparsity))
+        name = f"blocks.{index}.to_gate_compress"
+        weight = torch.from_numpy(common.weight(case, f"{name}.weight", (width, width)))
+        bias = torch.from_numpy(common.weight(case, f"{name}.bias", (width,)))
+        block.attn1.set_processor(vsa_reference.GatedSparseAttention(weight, bias, grid_of(case), sparsity))
 
 
 # --- cases --------------------------------------------------------------------------------------
