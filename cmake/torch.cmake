@@ -28,9 +28,14 @@ add_library(fastwan_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cpp")
 target_include_directories(fastwan_torch_pch PUBLIC "${CMAKE_SOURCE_DIR}/src")
 target_compile_options(fastwan_torch_pch PRIVATE -fpch-preprocess $<$<COMPILE_LANGUAGE:CXX>:${FASTWAN_WARNINGS}>)
 target_link_libraries(fastwan_torch_pch PRIVATE torch_cpu)
-target_precompile_headers(fastwan_torch_pch PRIVATE
-  <ATen/core/Tensor.h> <ATen/TensorOperators.h> <ATen/Parallel.h> <torch/library.h> <torch/csrc/autograd/custom_function.h>
-  <torch/nn/module.h>)
+set(torch_headers <ATen/core/Tensor.h> <ATen/TensorOperators.h> <ATen/Parallel.h> <torch/library.h>
+    <torch/csrc/autograd/custom_function.h> <torch/nn/module.h>)
+target_precompile_headers(fastwan_torch_pch PRIVATE ${torch_headers})
+
+# ccache reads this line instead of hashing 580 MB for every torch file (CCACHE_PCH_EXTSUM): what the header is made of.
+# Flags are part of ccache's own key.
+file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/CMakeFiles/fastwan_torch_pch.dir/cmake_pch.hxx.gch.sum"
+  CONTENT "${torch_version_line} ${CMAKE_CXX_COMPILER_VERSION} ${torch_headers}\n")
 
 function(fastwan_uses_torch target)
   target_link_libraries(${target} PUBLIC torch_cpu)
