@@ -51,6 +51,14 @@ Generate asked(const std::string& yaml) {
   return g;
 }
 
+TEST(YamlReader, RefusesControlBytesBeforeTheParserSeesThem) {
+  EXPECT_NO_THROW(read_yaml("request: {prompt: \"a\\tb\"}\r\n", "run.yaml"));
+  for (const char control : {'\0', '\x01', '\x1f', '\x7f'}) {
+    const std::string text = std::string("request: {prompt: \"a") + control + "\"}";
+    EXPECT_THROW(read_yaml(text, "run.yaml"), InvalidInput);
+  }
+}
+
 TEST(YamlReader, ReadsARunFileWithNumbersInAnySpelling) {
   const Generate g = asked(
       "request:\n  prompt: a red kite\n  sampling: {height: 480, guidance_scale: 1.0e0, seed: 7}\n"

@@ -37,6 +37,14 @@ void check_before_parsing(std::string_view text, const std::string& origin) {
   int flow_depth = 0;
   for (const std::string& line : split(text, '\n')) {
     ++line_number;
+    // YAML 1.2 section 5.1 forbids them, and yaml-cpp 0.7 never returns from some texts with a NUL.
+    const auto control = std::find_if(line.begin(), line.end(), [](char c) {
+      return (c >= '\0' && c < ' ' && c != '\t' && c != '\r') || c == '\x7f';
+    });
+    if (control != line.end()) {
+      throw_yaml(origin, line_number, static_cast<int>(control - line.begin()) + 1,
+                 str("control byte ", escape_control(std::string(1, *control))));
+    }
     const std::size_t indent = std::min(line.find_first_not_of(' '), line.size());
     if (indent < line.size() && line[indent] == '\t') {
       throw_yaml(origin, line_number, static_cast<int>(indent) + 1,

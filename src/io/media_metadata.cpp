@@ -391,7 +391,7 @@ std::optional<std::string> read_media_metadata(const Path& file) {
   if (start.starts_with(kJpegStart)) {
     return read_jpeg(bytes);
   }
-  if (start.starts_with("RIFF") && start.substr(8, 4) == "WEBP") {
+  if (start.starts_with("RIFF") && bytes.has(8, 4) && start.substr(8, 4) == "WEBP") {
     return read_webp(bytes);
   }
   return std::nullopt;

@@ -209,6 +209,25 @@ TEST(Video, XmpStillTellsWhenTheUserDataIsWiped) {
   EXPECT_GT(psnr(decode(to), kSize), 35.0);
 }
 
+TEST(ReadMediaMetadata, AFileCutInsideItsFirstBytesHoldsNoneOrIsRefused) {
+  const TempFolder folder;
+  for (const std::string& whole :
+       {std::string("RIFF\x10\0\0\0WEBPVP8 ", 16), std::string("\x89PNG\r\n\x1a\n", 8),
+        std::string("GIF89a"), std::string("\xff\xd8\xff\xe0"),
+        std::string("\0\0\0\x10"
+                    "ftypisom",
+                    12)}) {
+    for (std::size_t length = 0; length <= whole.size(); ++length) {
+      write_durably(folder.where() / "cut", whole.substr(0, length));
+      try {
+        EXPECT_EQ(read_media_metadata(folder.where() / "cut"), std::nullopt);
+      } catch (const InvalidInput& e) {
+        EXPECT_EQ(e.code(), Code::kBadMedia) << e.what();
+      }
+    }
+  }
+}
+
 TEST(Video, RefusesWhatItCannotWrite) {
   TempFolder folder;
   const auto open = [&](const char* name, FrameSize size, const Ffmpeg* ffmpeg) {
