@@ -51,6 +51,13 @@ Generate asked(const std::string& yaml) {
   return g;
 }
 
+TEST(YamlReader, RefusesASecondDocumentAndTextBehindTheFirst) {
+  EXPECT_NO_THROW(read_yaml("---\nrequest: {prompt: a}\n", "run.yaml"));
+  for (const char* bad : {"a: b\n---\nc: d\n", "{a: b\n},\nc: d\n", "{a: b} c", "{a: b}\n}\n"}) {
+    EXPECT_THROW(read_yaml(bad, "run.yaml"), InvalidInput) << bad;
+  }
+}
+
 TEST(YamlReader, RefusesControlBytesBeforeTheParserSeesThem) {
   EXPECT_NO_THROW(read_yaml("request: {prompt: \"a\\tb\"}\r\n", "run.yaml"));
   for (const char control : {'\0', '\x01', '\x1f', '\x7f'}) {

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <set>
+#include <sstream>
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include "base/check.h"
@@ -62,6 +64,41 @@ void check_before_parsing(std::string_view text, const std::string& origin) {
       throw_yaml(origin, line_number, 1, str("nested deeper than ", kMaxDepth, " levels"));
     }
     flow_depth = std::max(0, flow_depth - static_cast<int>(shallower));
+  }
+}
+
+// Hears a document and keeps nothing.
+class Silent : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&,
+                const std::string&,
+                YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&,
+                       const std::string&,
+                       YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&,
+                  const std::string&,
+                  YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// YAML::LoadAll of yaml-cpp 0.7 never ends where text follows a closed map: every further try gives
+// one more empty document.
+void require_one_document(const std::string& text, const std::string& origin) {
+  std::istringstream in(text);
+  YAML::Parser parser(in);
+  Silent silent;
+  if (parser.HandleNextDocument(silent) && parser.HandleNextDocument(silent)) {
+    throw InvalidInput(Code::kBadConfig,
+                       str(origin, ": one document, got another or text behind its end"));
   }
 }
 
@@ -175,16 +212,14 @@ struct FromOverride {
 std::map<std::string, YamlValue> read_yaml(std::string_view text, const std::string& origin) {
   check_before_parsing(text, origin);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.size() > 1) {
-      throw InvalidInput(Code::kBadConfig, str(origin, ": one document, got ", documents.size()));
-    }
+    require_one_document(std::string(text), origin);
+    const YAML::Node document = YAML::Load(std::string(text));
     Flattener flattener(origin);
-    if (!documents.empty() && !documents[0].IsNull()) {
-      if (!documents[0].IsMap()) {
+    if (!document.IsNull()) {
+      if (!document.IsMap()) {
         throw InvalidInput(Code::kBadConfig, str(origin, ": must be a map of settings"));
       }
-      flattener.visit(documents[0], "", 0);
+      flattener.visit(document, "", 0);
     }
     return flattener.take();
   } catch (const YAML::Exception& error) {
