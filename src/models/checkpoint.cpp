@@ -42,11 +42,26 @@ std::span<std::byte> bytes_of(const at::Tensor& tensor) {
 }
 
 struct Join {
-  std::vector<std::pair<at::Tensor, io::WeightFiles::Entry>> pairs;
+  std::map<std::string, io::WeightFiles::Entry> found;  // by parameter name
   std::vector<std::string> missing, unexpected, misshaped;
 };
 
-Join join(torch::nn::Module& model, const io::WeightFiles& files, const LoadOptions& options) {
+// What keeps a stored tensor from being the wanted one; empty if nothing does.
+std::string misfit(const io::TensorInfo& stored, const layout::TensorSpec& wanted) {
+  if (stored.shape != wanted.shape) {
+    return str(escape_control(stored.name), " ", format_shape(stored.shape), ", wanted ",
+               format_shape(wanted.shape));
+  }
+  if (!at::isFloatingType(scalar_type_of(stored.dtype))) {
+    return str(escape_control(stored.name), " is ", io::name_of(stored.dtype),
+               ", wanted a floating type");
+  }
+  return "";
+}
+
+Join join(const std::vector<layout::TensorSpec>& wanted,
+          const io::WeightFiles& files,
+          const LoadOptions& options) {
   Join out;
   std::map<std::string, std::string> stored;  // parameter name -> name in the file
   for (const std::string& name : files.names()) {
@@ -59,26 +74,20 @@ Join join(torch::nn::Module& model, const io::WeightFiles& files, const LoadOpti
           str(escape_control(name), " (the same as ", escape_control(at->second), ")"));
     }
   }
-  for (const auto& parameter : model.named_parameters()) {
-    const auto found = stored.find(parameter.key());
-    const at::IntArrayRef wanted = parameter.value().sizes();
-    if (found == stored.end()) {
-      if (!options.may_be_missing || !options.may_be_missing(parameter.key())) {
-        out.missing.push_back(str(parameter.key(), " ", format_shape(wanted)));
+  for (const layout::TensorSpec& spec : wanted) {
+    const auto at = stored.find(spec.name);
+    if (at == stored.end()) {
+      if (!options.may_be_missing || !options.may_be_missing(spec.name)) {
+        out.missing.push_back(str(spec.name, " ", format_shape(spec.shape)));
       }
       continue;
     }
-    const io::WeightFiles::Entry entry = *files.find(found->second);
-    if (at::IntArrayRef(entry.tensor->shape) != wanted) {
-      out.misshaped.push_back(str(found->second, " ", format_shape(entry.tensor->shape),
-                                  ", wanted ", format_shape(wanted)));
-    } else if (!at::isFloatingType(scalar_type_of(entry.tensor->dtype))) {
-      out.misshaped.push_back(
-          str(found->second, " is ", io::name_of(entry.tensor->dtype), ", wanted a floating type"));
-    } else {
-      out.pairs.emplace_back(parameter.value(), entry);
+    const io::WeightFiles::Entry entry = *files.find(at->second);
+    if (const std::string reason = misfit(*entry.tensor, spec); !reason.empty()) {
+      out.misshaped.push_back(reason);
     }
-    stored.erase(found);
+    out.found.emplace(spec.name, entry);
+    stored.erase(at);
   }
   for (const auto& [name, in_file] : stored) {
     out.unexpected.push_back(escape_control(in_file));
@@ -203,18 +212,33 @@ io::Dtype dtype_of(at::ScalarType type) {
   return row->first;
 }
 
+void check_weights(const std::vector<layout::TensorSpec>& wanted,
+                   const io::WeightFiles& files,
+                   const LoadOptions& options) {
+  refuse_unless_complete(join(wanted, files, options), files);
+}
+
 void load_weights(torch::nn::Module& model,
                   const io::WeightFiles& files,
                   const LoadOptions& options) {
-  Join joined = join(model, files, options);
+  const auto parameters = model.named_parameters();
+  std::vector<layout::TensorSpec> wanted;
+  for (const auto& parameter : parameters) {
+    wanted.push_back({parameter.key(), parameter.value().sizes().vec()});
+  }
+  const Join joined = join(wanted, files, options);
   refuse_unless_complete(joined, files);
+  std::vector<std::pair<at::Tensor, io::WeightFiles::Entry>> pairs;
+  for (const auto& [name, entry] : joined.found) {
+    pairs.emplace_back(parameters[name], entry);
+  }
   // In file order: one sequential pass over each file.
-  std::sort(joined.pairs.begin(), joined.pairs.end(), [](const auto& a, const auto& b) {
+  std::sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) {
     return std::pair(a.second.file, a.second.tensor->begin) <
            std::pair(b.second.file, b.second.tensor->begin);
   });
   std::optional<Reader> reader;
-  for (const auto& [parameter, entry] : joined.pairs) {
+  for (const auto& [parameter, entry] : pairs) {
     if (!reader) {
       reader.emplace(parameter.device());
     }

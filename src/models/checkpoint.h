@@ -9,6 +9,7 @@
 #include <torch/nn/module.h>
 
 #include "io/safetensors.h"
+#include "models/layout/tensors.h"
 
 namespace fastwan::models {
 
@@ -21,11 +22,17 @@ struct LoadOptions {
   std::function<bool(const std::string&)> is_ignored;
 };
 
+// Names and shapes alone, before any memory for weights exists: a config of hostile sizes ends
+// here. Errors: missing_weights, listing missing, unexpected and mis-shaped names (ten of each and
+// the counts).
+void check_weights(const std::vector<layout::TensorSpec>& wanted,
+                   const io::WeightFiles& files,
+                   const LoadOptions& options = {});
+
 // Fills the parameters of `model`, which are allocated in their final dtype and device, not
 // initialised. Bytes go straight into place where the dtype fits and the parameter lies in host
 // memory, otherwise through a staging buffer of 16 MiB; each byte is read once, and checked to be
-// finite. Errors: missing_weights, listing missing, unexpected and mis-shaped names (ten of each
-// and the counts); non_finite_weights; file_changed.
+// finite. Errors: those of check_weights; non_finite_weights; file_changed.
 void load_weights(torch::nn::Module& model,
                   const io::WeightFiles& files,
                   const LoadOptions& options = {});

@@ -6,10 +6,12 @@
 
 #include <ATen/ops/empty.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include "base/check.h"
 #include "base/text.h"
 #include "models/layout/model_folder.h"
+#include "models/umt5.h"
 #include "models/wan_dit.h"
 #include "support/compare.h"
 #include "support/golden.h"
@@ -113,6 +115,29 @@ void expect_part(const std::string& message, std::string_view part) {
 }
 
 // --- what fits
+
+TEST(Tensors, ModelsHoldExactlyWhatTheirConfigImplies) {
+  const auto specs_of = [](const torch::nn::Module& model) {
+    std::map<std::string, std::vector<int64_t>> out;
+    for (const auto& parameter : model.named_parameters()) {
+      out.emplace(parameter.key(), parameter.value().sizes().vec());
+    }
+    return out;
+  };
+  const auto as_map = [](const std::vector<layout::TensorSpec>& specs) {
+    std::map<std::string, std::vector<int64_t>> out;
+    for (const layout::TensorSpec& spec : specs) {
+      out.emplace(spec.name, spec.shape);
+    }
+    return out;
+  };
+  for (const bool is_gated : {false, true}) {
+    EXPECT_EQ(specs_of(*reference(is_gated)), as_map(layout::tensors_of(small_config(is_gated))));
+  }
+  const layout::Umt5Config umt5{
+      .d_model = 32, .d_kv = 8, .num_heads = 4, .d_ff = 64, .num_layers = 2, .vocab_size = 300};
+  EXPECT_EQ(specs_of(Umt5(umt5, at::kFloat, {})), as_map(layout::tensors_of(umt5)));
+}
 
 TEST_F(Checkpoint, ShardsOfSeveralTypesAreReadIntoPlace) {
   const auto want = reference();
@@ -302,6 +327,18 @@ TEST_F(Checkpoint, MissingUnexpectedAndMisshapenNamesAreListedTenAndTheCount) {
   EXPECT_EQ(num_listed, 10U) << missing;
 }
 
+TEST_F(Checkpoint, AConfigOfHostileSizesEndsBeforeAnyAllocation) {
+  store(tensors_of(*reference()));
+  layout::WanDitConfig config = small_config();
+  config.num_heads = config.head_dim = config.ffn_dim = 1 << 20;
+  try {
+    load_wan_dit(config, io::WeightFiles::open(where()), attention_of(false), {});
+    FAIL() << "no such weights exist";
+  } catch (const InvalidInput& error) {
+    EXPECT_EQ(error.code(), Code::kMissingWeights) << error.what();
+  }
+}
+
 TEST_F(Checkpoint, OneWeightUnderTwoNamesIsRefused) {
   std::vector<NamedTensor> stored = tensors_of(*reference());
   stored.push_back({"head.head.bias", at::empty({16}).zero_()});
@@ -397,6 +434,7 @@ TEST_P(CheckpointMemory, PeaksBelow115PercentOfTheWeightsAndReadsEachByteOnce) {
     }
     store(stored);
   }
+  malloc_trim(0);  // what earlier tests freed would be used again unseen
   std::ofstream("/proc/self/clear_refs") << "5";  // the high-water mark starts anew
   const int64_t bytes_before = proc_number("status", "VmRSS") * 1024;
   const int64_t read_before = proc_number("io", "rchar");

@@ -11,12 +11,16 @@ namespace {
 
 // A config of hostile sizes must not reach an allocation.
 constexpr int64_t kMaxSize = 1 << 20;
+constexpr int64_t kMaxLayers = 1024;
 
-int64_t size_of(const Json& json, const char* key, const std::string& origin) {
+int64_t size_of(const Json& json,
+                const char* key,
+                const std::string& origin,
+                int64_t largest = kMaxSize) {
   const auto value = json_get<int64_t>(json, key, origin);
-  if (value < 1 || value > kMaxSize) {
+  if (value < 1 || value > largest) {
     throw InvalidInput(Code::kBadModel,
-                       str(origin, ": ", key, " must be from 1 to ", kMaxSize, ", got ", value));
+                       str(origin, ": ", key, " must be from 1 to ", largest, ", got ", value));
   }
   return value;
 }
@@ -59,7 +63,7 @@ WanDitConfig read_original_wan(const Json& json, const std::string& origin) {
                                             config.num_heads));
   }
   config.head_dim = dim / config.num_heads;
-  config.num_layers = size_of(json, "num_layers", origin);
+  config.num_layers = size_of(json, "num_layers", origin, kMaxLayers);
   config.ffn_dim = size_of(json, "ffn_dim", origin);
   config.in_channels = size_of(json, "in_dim", origin);
   config.out_channels = size_of(json, "out_dim", origin);
@@ -95,7 +99,7 @@ WanDitConfig read_wan_dit(const Json& json, const std::string& origin) {
     refuse_if_set(json, "added_kv_proj_dim", origin);
     config.num_heads = size_of(json, "num_attention_heads", origin);
     config.head_dim = size_of(json, "attention_head_dim", origin);
-    config.num_layers = size_of(json, "num_layers", origin);
+    config.num_layers = size_of(json, "num_layers", origin, kMaxLayers);
     config.ffn_dim = size_of(json, "ffn_dim", origin);
     config.in_channels = size_of(json, "in_channels", origin);
     config.out_channels = size_or(json, "out_channels", config.in_channels, origin);
@@ -170,7 +174,7 @@ Umt5Config read_umt5(const Json& json, const std::string& origin) {
   config.d_kv = size_of(json, "d_kv", origin);
   config.num_heads = size_of(json, "num_heads", origin);
   config.d_ff = size_of(json, "d_ff", origin);
-  config.num_layers = size_of(json, "num_layers", origin);
+  config.num_layers = size_of(json, "num_layers", origin, kMaxLayers);
   config.vocab_size = size_of(json, "vocab_size", origin);
   config.num_buckets = size_or(json, "relative_attention_num_buckets", 32, origin);
   config.max_distance = size_or(json, "relative_attention_max_distance", 128, origin);

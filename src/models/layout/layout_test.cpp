@@ -119,6 +119,20 @@ TEST(Configs, HostileSizesAreRefused) {
   }
 }
 
+TEST(Configs, BucketsThatHaveNoHalvesAreRefused) {
+  const auto code_with = [](const std::string& keys) {
+    return code_of(R"({"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 2,
+                       "vocab_size": 300)" +
+                       keys + "}",
+                   [](const Json& json) { read_umt5(json, "config.json"); });
+  };
+  constexpr Code kNoFailure = Code::kInternal;
+  EXPECT_EQ(code_with(""), kNoFailure);
+  EXPECT_EQ(code_with(R"(, "relative_attention_num_buckets": 1)"), Code::kBadModel);
+  EXPECT_EQ(code_with(R"(, "relative_attention_max_distance": 8)"), Code::kBadModel);
+  EXPECT_EQ(code_with(R"(, "relative_attention_max_distance": 9)"), kNoFailure);
+}
+
 TEST(Configs, TheOriginalWanConfigIsUnderstood) {
   const WanDitConfig config = read_wan_dit(
       parse_json(R"({"model_type": "t2v", "dim": 1536, "ffn_dim": 8960, "freq_dim": 256,

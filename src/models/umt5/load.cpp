@@ -56,15 +56,16 @@ std::shared_ptr<Umt5> load_umt5(const Path& folder, const Umt5Options& options) 
   const io::WeightFiles files = io::WeightFiles::open(folder);
   const bool has_both =
       files.find(kEmbedding).has_value() && files.find(kEmbeddingAlias).has_value();
+  const LoadOptions load{
+      .rename =
+          [](const std::string& name) {
+            return name == kEmbeddingAlias ? std::string(kEmbedding) : name;
+          },
+      .is_ignored =
+          [has_both](const std::string& name) { return has_both && name == kEmbeddingAlias; }};
+  check_weights(layout::tensors_of(config), files, load);
   auto model = std::make_shared<Umt5>(config, options.held.value_or(stored_type(files)), options);
-  load_weights(
-      *model, files,
-      {.rename =
-           [](const std::string& name) {
-             return name == kEmbeddingAlias ? std::string(kEmbedding) : name;
-           },
-       .is_ignored =
-           [has_both](const std::string& name) { return has_both && name == kEmbeddingAlias; }});
+  load_weights(*model, files, load);
   if (has_both) {
     check_alias(*model, files);
   }

@@ -45,6 +45,13 @@ std::shared_ptr<WanDit> load_wan_dit(layout::WanDitConfig config,
                                      std::shared_ptr<const ops::Attention> attention,
                                      const WanDitOptions& options) {
   config.is_gated = attention->wants_gate();
+  const LoadOptions load{.rename = diffusers_name,
+                         .may_be_missing = is_gate,
+                         .is_ignored = [&config](const std::string& name) {
+                           return (!config.is_gated && is_gate(name)) ||
+                                  name.ends_with("_extra_state");
+                         }};
+  check_weights(layout::tensors_of(config), files, load);
   auto model =
       std::make_shared<WanDit>(config, std::move(attention), options.profile, options.device);
   const auto note = [&](const std::string& text) {
@@ -60,12 +67,7 @@ std::shared_ptr<WanDit> load_wan_dit(layout::WanDitConfig config,
       note(str(num_missing, " gate weights are not in the files: zeros are used"));
     }
   }
-  load_weights(*model, files,
-               {.rename = diffusers_name,
-                .may_be_missing = is_gate,
-                .is_ignored = [&config](const std::string& name) {
-                  return (!config.is_gated && is_gate(name)) || name.ends_with("_extra_state");
-                }});
+  load_weights(*model, files, load);
   return model;
 }
 
