@@ -102,6 +102,9 @@ Json parse_json(std::string_view text, std::string_view origin, const JsonLimits
   if (!is_valid_utf8(text)) {
     throw InvalidInput(Code::kNotUtf8, str(origin, ": not valid UTF-8"));
   }
+  if (text.starts_with("\xEF\xBB\xBF")) {
+    throw InvalidInput(Code::kBadJson, str(origin, ": starts with a byte order mark"));
+  }
   Builder builder(origin, limits);
   if (!Json::sax_parse(text.begin(), text.end(), &builder)) {
     throw InvalidInput(Code::kBadJson, str(origin, ": not valid JSON"));

@@ -72,5 +72,14 @@ TEST(Sha256, GivesThePublishedDigests) {
   EXPECT_EQ(pieces.hex(), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
+TEST(ParseJson, RefusesAByteOrderMark) {
+  try {
+    parse_json("\xef\xbb\xbf{}", "config.json");
+    FAIL() << "must throw";
+  } catch (const InvalidInput& error) {
+    EXPECT_EQ(error.code(), Code::kBadJson);
+  }
+}
+
 }  // namespace
 }  // namespace fastwan

@@ -44,6 +44,30 @@ Path require(const Path& given, const Path& own, const char* flag) {
   return path;
 }
 
+// Components that neither the folder nor an override has, all named at once.
+void require_components(const Path& model, const Overrides& overrides) {
+  struct Component {
+    const char* name;
+    const Path& given;
+  };
+  std::vector<std::string> missing;
+  for (const auto& [name, given] :
+       {Component{"transformer", overrides.transformer}, Component{"vae", overrides.vae},
+        Component{"text_encoder", overrides.text_encoder},
+        Component{"tokenizer", overrides.tokenizer}}) {
+    if (given.empty() && !is_there(model / name)) {
+      missing.emplace_back(name);
+    }
+  }
+  if (!missing.empty()) {
+    throw InvalidInput(Code::kBadModel,
+                       str(escape_control(model.string()), ": ", join_first(missing, 4),
+                           missing.size() == 1 ? " is" : " are",
+                           " missing. Is the model folder complete? Other places can be given "
+                           "with --transformer, --vae, --text-encoder, --tokenizer"));
+  }
+}
+
 // A component of model_index.json is real when it names a library and a class.
 bool names_component(const Json& index, const char* key) {
   if (!index.contains(key)) {
@@ -115,6 +139,7 @@ ModelFolder open_model_folder(const Path& model, const Overrides& overrides) {
                         "--vae, --text-encoder and --tokenizer"));
     }
     read_index(index, out);
+    require_components(model, overrides);
     out.transformer = require(overrides.transformer, model / "transformer", "--transformer");
   }
   out.vae = require(overrides.vae, is_single_file ? Path("vae") : model / "vae", "--vae");

@@ -1,0 +1,40 @@
+#include "base/digest.h"
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+
+namespace fastwan {
+namespace {
+
+// FIPS 180-4's examples.
+TEST(Sha256, MatchesThePublishedExamples) {
+  EXPECT_EQ(sha256_hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(sha256_hex(std::string(1'000'000, 'a')),
+            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+TEST(Sha256, PiecesGiveTheDigestOfTheWhole) {
+  Sha256 digest;
+  digest.update("a");
+  digest.update("");
+  digest.update("bc");
+  EXPECT_EQ(digest.hex(), sha256_hex("abc"));
+}
+
+TEST(Sha256, OfAFileIsThatOfItsBytes) {
+  TempFolder folder;
+  const std::string content(3'000'001, 'x');  // more than one buffer
+  write_durably(folder.where() / "f", content);
+  EXPECT_EQ(sha256_file(folder.where() / "f"), sha256_hex(content));
+  try {
+    sha256_file(folder.where() / "none");
+    FAIL();
+  } catch (const IoError& error) {
+    EXPECT_EQ(error.code(), Code::kNotFound);
+  }
+}
+
+}  // namespace
+}  // namespace fastwan
