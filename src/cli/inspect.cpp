@@ -1,8 +1,11 @@
 // `fastwan inspect`: tells what a path is, and prints it.
 #include "cli/inspect.h"
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <filesystem>
+#include <span>
 
 #include <CLI/CLI.hpp>
 
@@ -18,11 +21,14 @@
 namespace fastwan::cli {
 namespace {
 
-bool is_weights(const Path& path) {
-  constexpr std::array<std::string_view, 5> kWeights = {".safetensors", ".bin", ".pt", ".pth",
-                                                        ".ckpt"};
-  return std::find(kWeights.begin(), kWeights.end(), to_lower(path.extension().string())) !=
-         kWeights.end();
+constexpr std::array<std::string_view, 5> kWeights = {".safetensors", ".bin", ".pt", ".pth",
+                                                      ".ckpt"};
+constexpr std::array<std::string_view, 8> kMedia = {".mp4",  ".webm", ".mkv", ".gif",
+                                                    ".webp", ".png",  ".jpg", ".jpeg"};
+
+bool has_extension(const Path& path, std::span<const std::string_view> extensions) {
+  return std::find(extensions.begin(), extensions.end(), to_lower(path.extension().string())) !=
+         extensions.end();
 }
 
 Json describe(const Path& path) {
@@ -30,7 +36,7 @@ Json describe(const Path& path) {
     return std::filesystem::exists(path / "model_index.json") ? describe_model(path)
                                                               : describe_weights(path);
   }
-  return is_weights(path) ? describe_weights(path) : describe_media(path);
+  return has_extension(path, kWeights) ? describe_weights(path) : describe_media(path);
 }
 
 // Every file below the path, so that two copies can be compared.
@@ -60,6 +66,10 @@ Json describe_media(const Path& file) {
   if (const std::optional<std::string> text = io::read_media_metadata(file)) {
     document["metadata"] = parse_json(*text, file.string() + ": metadata");
     document["command"] = command_of(document["metadata"]);
+  } else if (!has_extension(file, kMedia)) {
+    throw InvalidInput(Code::kBadMedia,
+                       str(escape_control(file.string()),
+                           " is no model folder, no safetensors, and no video or picture of ours"));
   }
   return document;
 }

@@ -101,7 +101,7 @@ int run(Program& program, std::vector<std::string> words) {
     std::fputs(str("fastwan ", kVersion, "\n").c_str(), stdout);
     return 0;
   }
-  std::vector<std::string> names;
+  std::vector<std::string> names = {"--help", "--version"};
   for (const Command& command : kCommands) {
     if (words[0] == command.name || (command.alias != nullptr && words[0] == command.alias)) {
       return command.run(program, {words.begin() + 1, words.end()});

@@ -15,7 +15,7 @@ TensorLibrary::TensorLibrary(const Program& program) {
   if (handle_ == nullptr) {
     throw IoError(
         Code::kMissingLibrary,
-        str("cannot open ", beside.string(), ": ", ::dlerror(),
+        str("cannot open ", ::dlerror(),
             ". Is torch 2.11.0 installed? `make setup build` puts it beside the program"));
   }
 }
