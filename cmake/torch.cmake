@@ -26,7 +26,7 @@ set(FASTWAN_TORCH_RPATH "${torch_root}/lib;${nvidia_libs}")
 file(WRITE "${CMAKE_BINARY_DIR}/torch_pch.cpp" "")
 add_library(fastwan_torch_pch OBJECT "${CMAKE_BINARY_DIR}/torch_pch.cpp")
 target_include_directories(fastwan_torch_pch PUBLIC "${CMAKE_SOURCE_DIR}/src")
-target_compile_options(fastwan_torch_pch PRIVATE -fpch-preprocess $<$<COMPILE_LANGUAGE:CXX>:${FASTWAN_WARNINGS}>)
+target_compile_options(fastwan_torch_pch PRIVATE -fpch-preprocess -fopenmp $<$<COMPILE_LANGUAGE:CXX>:${FASTWAN_WARNINGS}>)
 target_link_libraries(fastwan_torch_pch PRIVATE torch_cpu)
 set(torch_headers <ATen/core/Tensor.h> <ATen/TensorOperators.h> <ATen/Parallel.h> <torch/library.h>
     <torch/csrc/autograd/custom_function.h> <torch/nn/module.h>)
@@ -37,10 +37,12 @@ target_precompile_headers(fastwan_torch_pch PRIVATE ${torch_headers})
 file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/CMakeFiles/fastwan_torch_pch.dir/cmake_pch.hxx.gch.sum"
   CONTENT "${torch_version_line} ${CMAKE_CXX_COMPILER_VERSION} ${torch_headers}\n")
 
+# at::parallel_for is an inline function: without -fopenmp it runs on one thread. Torch's wheel carries libgomp.so.1
+# itself, so all share one pool.
 function(fastwan_uses_torch target)
-  target_link_libraries(${target} PUBLIC torch_cpu)
+  target_link_libraries(${target} PUBLIC torch_cpu gomp)
   target_precompile_headers(${target} REUSE_FROM fastwan_torch_pch)
-  target_compile_options(${target} PRIVATE -fpch-preprocess)
+  target_compile_options(${target} PRIVATE -fpch-preprocess -fopenmp)
   get_target_property(kind ${target} TYPE)
   if(kind STREQUAL "EXECUTABLE")  # -fPIE would not match the precompiled header
     set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
