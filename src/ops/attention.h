@@ -8,16 +8,16 @@ namespace fastwan::ops {
 
 // Sizes and tile indices of one latent shape; made once, passed to every layer of every step.
 struct AttentionPlan {
-  int64_t T = 0, H = 0,
-          W = 0;           // token grid: latent frames, latent height / patch, latent width / patch
-  at::Tensor tile_index;   // [S] int64: raster index of the j-th token in tile order
-  at::Tensor raster_slot;  // [S] int64: padded slot (tile * 64 + offset) of raster token s
-  at::Tensor non_pad;      // [S] int64: padded slot of the j-th token in tile order
-  at::Tensor tile_sizes;   // [N] int32: valid tokens of each tile, 1 to 64
+  int64_t T = 0, H = 0, W = 0;  // token grid: latent frames, latent height and width / patch
+  at::Tensor tile_index;        // [S] int64: raster index of the j-th token in tile order
+  at::Tensor raster_slot;       // [S] int64: padded slot (tile * 64 + offset) of raster token s
+  at::Tensor non_pad;           // [S] int64: padded slot of the j-th token in tile order
+  at::Tensor tile_sizes;        // [N] int32: valid tokens of each tile, 1 to 64
+  int64_t tile_slots = 64;      // slots of a tile
 };
 
 // Token grid (T, H, W) cut into 4x4x4 tiles, tile order t-major, ragged tiles compacted
-// (docs/kernels).
+// (docs/kernels/video_sparse_attn.md).
 AttentionPlan plan_tiles(int64_t T, int64_t H, int64_t W, at::Device device);
 
 struct AttentionInputs {

@@ -18,6 +18,9 @@ inline int64_t tiles_kept(double sparsity, double kept, int64_t num_tiles) {
   if (!(sparsity >= 0.0 && sparsity <= 1.0)) {
     throw InvalidInput(Code::kBadValue, str("VSA sparsity must lie in [0, 1], got ", sparsity));
   }
+  if (num_tiles < 1) {
+    throw InvalidInput(Code::kBadValue, str("VSA needs at least one key tile, got ", num_tiles));
+  }
   return std::clamp<int64_t>(static_cast<int64_t>(std::ceil(kept)), 1, num_tiles);
 }
 

@@ -1,5 +1,4 @@
 #include "kernels/common/cuda_launch.h"
-
 #include "kernels/common/device_failure.h"
 
 namespace fastwan::kernels::cuda {

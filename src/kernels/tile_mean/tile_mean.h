@@ -4,9 +4,9 @@
 //
 // Dims     B batch, N tiles, T slots a tile (64), H heads, D head size
 // Layout   x [B, N*T, H, D], out [B, N, H, D], len [N]; all dense, D innermost
-// Types    bf16 or float32 in, the same out (nearest even); sums in float32, in ascending order of t
-// Padding  slots t >= len[n] of x are never read: they may hold NaN; 1 <= len[n] <= T
-// Cost     reads B*N*T*H*D elements, writes 1/T of that: memory bound
+// Types    bf16 or float32 in, the same out (nearest even); sums in float32, in ascending order of
+// t Padding  slots t >= len[n] of x are never read: they may hold NaN; 1 <= len[n] <= T Cost reads
+// B*N*T*H*D elements, writes 1/T of that: memory bound
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/tile_mean/tile_mean_cpu.cpp"  // this file, once per target
-#include <hwy/foreach_target.h>  // before highway.h
+#include <hwy/foreach_target.h>                                   // before highway.h
 #include <hwy/highway.h>
 
 #include "kernels/common/simd/elements-inl.h"
@@ -11,8 +11,7 @@ HWY_BEFORE_NAMESPACE();
 namespace fastwan::kernels::HWY_NAMESPACE {
 
 template <class F32, class Element>  // as many columns as F32 has lanes
-HWY_INLINE void mean_of_columns(
-    F32 f32, const Element* x, int64_t row, int32_t len, Element* out) {
+HWY_INLINE void mean_of_columns(F32 f32, const Element* x, int64_t row, int32_t len, Element* out) {
   auto sum = hn::Zero(f32);
   for (int32_t t = 0; t < len; ++t) {
     sum = hn::Add(sum, load_row(f32, x + t * row));

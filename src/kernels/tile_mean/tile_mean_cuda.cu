@@ -40,8 +40,8 @@ __global__ void tile_mean_kernel(
 template <class Element>
 void launch(const Element* x, const int32_t* len, Element* out, const TileDims& d, void* stream) {
   const dim3 grid(static_cast<unsigned>(d.N), static_cast<unsigned>(d.B));
-  tile_mean_kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      x, len, out, d.N, d.T, d.H * d.D);
+  tile_mean_kernel<<<grid, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(x, len, out, d.N, d.T,
+                                                                             d.H * d.D);
   check_launch("tile_mean");
 }
 
@@ -52,11 +52,8 @@ void tile_mean(const TileMeanArgs<float>& a, void* stream) {
 }
 
 void tile_mean(const TileMeanArgs<Bf16>& a, void* stream) {
-  launch(reinterpret_cast<const __nv_bfloat16*>(a.x),
-         a.len,
-         reinterpret_cast<__nv_bfloat16*>(a.out),
-         a.dims,
-         stream);
+  launch(reinterpret_cast<const __nv_bfloat16*>(a.x), a.len,
+         reinterpret_cast<__nv_bfloat16*>(a.out), a.dims, stream);
 }
 
 }  // namespace fastwan::kernels::cuda

@@ -63,10 +63,8 @@ void expect_agrees(const Case& c, const char* target) {
 
 TEST(TileMean, AgreesWithReferenceOnEveryInstructionSetAndReadsNoPadding) {
   testing::on_every_target([](const char* target) {
-    for (const Case& c : {Case{1, 12, 128, {1, 63, 64, 2}},
-                          Case{2, 1, 1, {64}},
-                          Case{2, 3, 17, {5, 64}},
-                          Case{1, 1, 7, {1, 1, 1}}}) {
+    for (const Case& c : {Case{1, 12, 128, {1, 63, 64, 2}}, Case{2, 1, 1, {64}},
+                          Case{2, 3, 17, {5, 64}}, Case{1, 1, 7, {1, 1, 1}}}) {
       expect_agrees<float>(c, target);
       expect_agrees<Bf16>(c, target);
     }

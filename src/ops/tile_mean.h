@@ -1,0 +1,12 @@
+// fastwan::tile_mean: the mean of each tile's tokens; differentiable. Contract:
+// kernels/tile_mean/tile_mean.h.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace fastwan::ops {
+
+// x [B, N*T, H, D], len [N] int32 -> [B, N, H, D], in x's type.
+at::Tensor tile_mean(const at::Tensor& x, const at::Tensor& len, int64_t T);
+
+}  // namespace fastwan::ops
