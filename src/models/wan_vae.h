@@ -21,7 +21,7 @@ namespace fastwan::models {
 namespace wan_vae {
 class Decoder;
 class Encoder;
-class PointwiseConv;
+struct PointwiseConv;
 }  // namespace wan_vae
 
 // How a normalised latent becomes a latent again. In fp32 the two agree within 2.4e-7, in bf16 they
@@ -32,7 +32,8 @@ enum class LatentForm {
 };
 
 // Spatial tiles in pixels, cut and blended as diffusers does; neighbours overlap by size - stride.
-// They save memory and give other frames than the whole does.
+// All four are multiples of scale_factor_spatial. Tiles save memory and give other frames than the
+// whole does.
 struct VaeTiling {
   int64_t height = 256;
   int64_t width = 256;
@@ -53,12 +54,14 @@ struct LatentPosterior {
   at::Tensor logvar;  // [B, z, T, H, W], in [-30, 20]
 };
 
+// For inference: no gradients.
 class WanVae final : public torch::nn::Module {
  public:
   using OnChunk = std::function<void(const at::Tensor& frames)>;  // [B, 3, f, P, Q] in [-1, 1]
 
   // Weights are allocated, not filled.
   explicit WanVae(layout::WanVaeConfig config, const VaeOptions& options = {});
+  ~WanVae() override;
 
   const layout::WanVaeConfig& config() const { return config_; }
 
@@ -79,16 +82,17 @@ class WanVae final : public torch::nn::Module {
   at::Tensor denormalise(const at::Tensor& latents, LatentForm form) const;
 
  private:
-  at::Tensor decode_tile(const at::Tensor& latents);
-  at::Tensor encode_tile(const at::Tensor& patches);
-  void stream_decode(const at::Tensor& latents, const OnChunk& on_chunk);
+  void stream_decode(const at::Tensor& x, const OnChunk& on_chunk) const;
+  at::Tensor encode_patches(const at::Tensor& x) const;
+  at::Tensor finished(const at::Tensor& x) const;
+  at::Tensor per_channel(const std::vector<double>& values, const at::Tensor& like) const;
 
   layout::WanVaeConfig config_;
+  VaeOptions options_;
   std::optional<VaeTiling> tiling_;
-  std::shared_ptr<wan_vae::Encoder> encoder_;
-  std::shared_ptr<wan_vae::PointwiseConv> quant_conv_;
-  std::shared_ptr<wan_vae::PointwiseConv> post_quant_conv_;
-  std::shared_ptr<wan_vae::Decoder> decoder_;
+  std::unique_ptr<wan_vae::Encoder> encoder_;
+  std::unique_ptr<wan_vae::PointwiseConv> quant_conv_, post_quant_conv_;
+  std::unique_ptr<wan_vae::Decoder> decoder_;
 };
 
 // A Diffusers component folder: config.json and safetensors, single or sharded.

@@ -1,0 +1,131 @@
+// Our side of a comparison: sets a case up, then runs one iteration a line of standard input and
+// answers with its seconds and the highest resident memory of the process so far.
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/randn.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "models/wan_dit.h"
+#include "models/wan_vae.h"
+
+namespace fastwan {
+namespace {
+
+using Iteration = std::function<void()>;
+
+struct Case {
+  const char* name;
+  Iteration (*set_up)();
+};
+
+// Normal weights of variance 1 / fan-in, so that numbers stay ordinary ones.
+void randomise(torch::nn::Module& model) {
+  for (at::Tensor& parameter : model.parameters()) {
+    const double fan_in =
+        parameter.dim() < 2 ? 1.0 : static_cast<double>(parameter.numel() / parameter.size(0));
+    parameter.normal_(0.0, 1.0 / std::sqrt(fan_in));
+  }
+}
+
+// One block at the width of the 1.3B models, 4 x 32 x 32 tokens, 512 text rows.
+Iteration dit_block() {
+  const layout::WanDitConfig config{.num_heads = 12, .head_dim = 128, .ffn_dim = 8960};
+  const auto block =
+      std::make_shared<models::WanBlock>(config, models::RoundingProfile::fp32(), at::kCPU);
+  randomise(*block);
+  const int64_t T = 4, H = 32, W = 32;
+  const at::Tensor x = at::randn({1, T * H * W, config.width()});
+  const at::Tensor text = at::randn({1, 512, config.width()});
+  const models::Modulation time(at::randn({1, 6, config.width()}), at::zeros({1}, at::kLong));
+  const models::Rope rope = models::make_rope(config.head_dim, T, H, W, at::kCPU);
+  const ops::AttentionPlan plan = ops::plan_tiles(T, H, W, at::kCPU);
+  const auto attention = std::make_shared<ops::FullAttention>();
+  return [=] { block->forward(x, text, time, rope, *attention, plan); };
+}
+
+// VAE 2.1 as published, 9 frames at 128x224.
+Iteration vae_decode() {
+  const auto vae = std::make_shared<models::WanVae>(
+      layout::WanVaeConfig{}, models::VaeOptions{.parts = models::VaeParts::kDecoder});
+  randomise(*vae);
+  const at::Tensor latents = at::randn({1, 16, 3, 16, 28});
+  return [=] { vae->decode(latents); };
+}
+
+constexpr Case kCases[] = {{"dit_block", dit_block}, {"vae_decode", vae_decode}};
+
+int64_t peak_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmHWM:")) {
+      const std::string_view digits = trim(std::string_view(line).substr(6));
+      return parse_int(digits.substr(0, digits.find(' '))).value_or(0) * 1024;
+    }
+  }
+  return 0;
+}
+
+void serve(const Case& chosen) {
+  const at::NoGradGuard no_grad;
+  const Iteration run = chosen.set_up();
+  std::cout << "ready" << std::endl;
+  for (std::string line; std::getline(std::cin, line);) {
+    const auto start = std::chrono::steady_clock::now();
+    run();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    std::cout << seconds.count() << ' ' << peak_bytes() << std::endl;
+  }
+}
+
+int usage() {
+  std::cerr << "fastwan-bench --list\nfastwan-bench --serve CASE [--threads N]\n";
+  return 2;
+}
+
+int run(std::span<char*> arguments) {
+  std::string name;
+  int64_t threads = 2;
+  for (std::size_t i = 1; i < arguments.size(); ++i) {
+    const std::string_view flag = arguments[i];
+    const bool has_value = i + 1 < arguments.size();
+    if (flag == "--list") {
+      for (const Case& known : kCases) {
+        std::cout << known.name << '\n';
+      }
+      return 0;
+    }
+    if (flag == "--serve" && has_value) {
+      name = arguments[++i];
+    } else if (flag == "--threads" && has_value) {
+      threads = parse_int(arguments[++i]).value_or(0);
+    } else {
+      return usage();
+    }
+  }
+  for (const Case& known : kCases) {
+    if (name == known.name && threads > 0) {
+      at::set_num_threads(static_cast<int>(threads));
+      serve(known);
+      return 0;
+    }
+  }
+  return usage();
+}
+
+}  // namespace
+}  // namespace fastwan
+
+int main(int argc, char** argv) {
+  return fastwan::run({argv, static_cast<std::size_t>(argc)});
+}

@@ -1,0 +1,151 @@
+#include "models/wan_vae/blocks.h"
+
+#include <algorithm>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/silu.h>
+
+namespace fastwan::models::wan_vae {
+namespace {
+
+// Memory for the history of a slot and a chunk of T frames like x; the history is filled in.
+// A chunk of one frame leaves absent history out (the convolution drops those taps), a longer one
+// holds zeros in its place.
+at::Tensor begin_frames(const at::Tensor& slot, const at::Tensor& x, int64_t T) {
+  const int64_t stored = slot.defined() ? slot.size(1) : 0;
+  const int64_t history = T == 1 ? stored : kHistory;
+  at::Tensor frames =
+      at::empty({x.size(0), history + T, x.size(2), x.size(3), x.size(4)}, x.options());
+  frames.narrow(1, 0, history - stored).zero_();
+  if (stored > 0) {
+    frames.narrow(1, history - stored, stored).copy_(slot);
+  }
+  return frames;
+}
+
+at::Tensor convolve_frames(const CausalConv& conv,
+                           const at::Tensor& frames,
+                           int64_t T,
+                           at::Tensor& slot) {
+  const int64_t kept = std::min(kHistory, frames.size(1));
+  slot = frames.narrow(1, frames.size(1) - kept, kept).clone();
+  return conv(frames, T);
+}
+
+}  // namespace
+
+at::Tensor convolve(const CausalConv& conv, const at::Tensor& x, at::Tensor& slot) {
+  const int64_t T = x.size(1);
+  const at::Tensor frames = begin_frames(slot, x, T);
+  frames.narrow(1, frames.size(1) - T, T).copy_(x);
+  return convolve_frames(conv, frames, T, slot);
+}
+
+at::Tensor convolve_normed(const RmsNorm& norm,
+                           const CausalConv& conv,
+                           const at::Tensor& x,
+                           at::Tensor& slot) {
+  const int64_t T = x.size(1);
+  const at::Tensor frames = begin_frames(slot, x, T);
+  at::Tensor chunk = frames.narrow(1, frames.size(1) - T, T);
+  norm.into(chunk, x);
+  at::silu_(chunk);
+  return convolve_frames(conv, frames, T, slot);
+}
+
+ResidualBlock ResidualBlock::make(const Scope& scope, int64_t in, int64_t out) {
+  ResidualBlock block{.norm1 = RmsNorm::make(scope.in("norm1"), in, 4),
+                      .norm2 = RmsNorm::make(scope.in("norm2"), out, 4),
+                      .conv1 = CausalConv::make(scope.in("conv1"), in, out),
+                      .conv2 = CausalConv::make(scope.in("conv2"), out, out)};
+  if (in != out) {
+    block.shortcut = PointwiseConv::make(scope.in("conv_shortcut"), in, out, 5);
+  }
+  return block;
+}
+
+at::Tensor ResidualBlock::operator()(const at::Tensor& x, FeatureCache& cache) const {
+  at::Tensor h = convolve_normed(norm1, conv1, x, cache.slot());
+  h = convolve_normed(norm2, conv2, h, cache.slot());
+  return h.add_(shortcut ? (*shortcut)(x) : x);
+}
+
+FrameAttention FrameAttention::make(const Scope& scope, int64_t width) {
+  return {.norm = RmsNorm::make(scope.in("norm"), width, 3),
+          .to_qkv = PointwiseConv::make(scope.in("to_qkv"), width, 3 * width, 4),
+          .proj = PointwiseConv::make(scope.in("proj"), width, width, 4)};
+}
+
+at::Tensor FrameAttention::operator()(const at::Tensor& x) const {
+  const at::Tensor pixels = norm(x).flatten(2, 3).flatten(0, 1);  // [B*T, H*W, C]
+  const auto qkv = to_qkv(pixels).unsqueeze(1).chunk(3, -1);      // 3 x [B*T, 1, H*W, C]
+  const at::Tensor seen =
+      at::scaled_dot_product_attention(qkv[0], qkv[1], qkv[2]).squeeze(1);  // [B*T, H*W, C]
+  return proj(seen).view_as(x).add_(x);
+}
+
+MidBlock MidBlock::make(const Scope& scope, int64_t width) {
+  return {.before = ResidualBlock::make(scope.in("resnets.0"), width, width),
+          .after = ResidualBlock::make(scope.in("resnets.1"), width, width),
+          .attention = FrameAttention::make(scope.in("attentions.0"), width)};
+}
+
+at::Tensor MidBlock::operator()(const at::Tensor& x, FeatureCache& cache) const {
+  return after(attention(before(x, cache)), cache);
+}
+
+Upsample Upsample::make(const Scope& scope, const Widths& widths, bool temporal) {
+  Upsample up{.resample = FrameConv::make(scope.in("resample.1"), widths.in, widths.out)};
+  if (temporal) {
+    up.time_conv =
+        CausalConv::make(scope.in("time_conv"), widths.in, 2 * widths.in, {.t = 3, .h = 1, .w = 1});
+  }
+  return up;
+}
+
+at::Tensor Upsample::operator()(const at::Tensor& x, FeatureCache& cache) const {
+  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), W = x.size(3), C = x.size(4);
+  at::Tensor frames = x.unsqueeze(2);  // [B, T, 1, H, W, C]
+  if (time_conv) {
+    at::Tensor& slot = cache.slot();
+    // The video's first frame stays one and is not remembered: the second chunk sees zeros before.
+    if (!cache.is_first_chunk()) {
+      frames = convolve(*time_conv, x, slot)
+                   .view({B, T, H, W, 2, C})
+                   .permute({0, 1, 4, 2, 3, 5});  // [B, T, 2, H, W, C]: even frame, odd frame
+    }
+  }
+  const int64_t R = frames.size(2);
+  const at::Tensor larger = frames.unsqueeze(5)
+                                .unsqueeze(4)
+                                .expand({B, T, R, H, 2, W, 2, C})
+                                .reshape({B, T * R, 2 * H, 2 * W, C});
+  return resample(larger);
+}
+
+Downsample Downsample::make(const Scope& scope, int64_t width, bool temporal) {
+  Downsample down{.resample = FrameConv::make(scope.in("resample.1"), width, width)};
+  if (temporal) {
+    down.time_conv =
+        CausalConv::make(scope.in("time_conv"), width, width, {.t = 3, .h = 1, .w = 1});
+  }
+  return down;
+}
+
+at::Tensor Downsample::operator()(const at::Tensor& x, FeatureCache& cache) const {
+  const at::Tensor smaller = resample.strided(x);  // [B, T, H/2, W/2, C]
+  if (!time_conv) {
+    return smaller;
+  }
+  at::Tensor& slot = cache.slot();
+  const at::Tensor before = slot;
+  slot = smaller.narrow(1, smaller.size(1) - 1, 1).clone();
+  if (!before.defined()) {  // the video's first frame stays one
+    return smaller;
+  }
+  return time_conv->strided(at::cat({before, smaller}, 1));  // [B, T/2, H/2, W/2, C]
+}
+
+}  // namespace fastwan::models::wan_vae

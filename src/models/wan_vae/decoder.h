@@ -1,0 +1,34 @@
+// Latents to pixels, patched: one latent frame at a time.
+#pragma once
+
+#include <vector>
+
+#include "models/layout/configs.h"
+#include "models/wan_vae/blocks.h"
+#include "models/wan_vae/pixels.h"
+
+namespace fastwan::models::wan_vae {
+
+class Decoder {
+ public:
+  Decoder(const layout::WanVaeConfig& config, const Scope& scope);
+  // [B, 1, h, w, z] -> [B, F, H, W, out_channels]: one frame of the first latent frame,
+  // scale_factor_temporal of later ones; not clamped
+  at::Tensor forward(const at::Tensor& latent_frame, FeatureCache& cache) const;
+
+ private:
+  struct Level {
+    std::vector<ResidualBlock> resnets;
+    std::optional<Upsample> upsample;
+    Factor factor;
+    int64_t width;
+  };
+
+  bool is_residual_;  // VAE 2.2: a shortcut around each level but the last
+  CausalConv conv_in_, conv_out_;
+  MidBlock mid_;
+  std::vector<Level> levels_;
+  RmsNorm norm_out_;
+};
+
+}  // namespace fastwan::models::wan_vae

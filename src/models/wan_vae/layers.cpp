@@ -1,0 +1,109 @@
+#include "models/wan_vae/layers.h"
+
+#include <cmath>
+
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/conv2d.h>
+#include <ATen/ops/conv3d.h>
+#include <ATen/ops/div.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mul.h>
+
+namespace fastwan::models::wan_vae {
+namespace {
+
+constexpr double kSmallestLength = 1e-12;
+
+// Channels last in memory is channels innermost in the sizes: views both ways.
+at::Tensor channels_second(const at::Tensor& x) {
+  return x.movedim(-1, 1);
+}
+at::Tensor channels_innermost(const at::Tensor& x) {
+  return x.movedim(1, -1).contiguous();
+}
+
+}  // namespace
+
+Scope Scope::in(const std::string& word) const {
+  return {.root = root, .name = name.empty() ? word : name + "." + word, .options = options};
+}
+
+at::Tensor Scope::parameter(const std::string& word, at::IntArrayRef shape) const {
+  return add_parameter(root, in(word).name, shape, options);
+}
+
+PointwiseConv PointwiseConv::make(const Scope& scope, int64_t in, int64_t out, int64_t rank) {
+  std::vector<int64_t> shape(static_cast<std::size_t>(rank), 1);
+  shape[0] = out;
+  shape[1] = in;
+  return {.map = {.weight = scope.parameter("weight", shape).view({out, in}),
+                  .bias = scope.parameter("bias", {out})}};
+}
+
+at::Tensor PointwiseConv::operator()(const at::Tensor& x) const {
+  return map(x);
+}
+
+CausalConv CausalConv::make(const Scope& scope, int64_t in, int64_t out, const Kernel& kernel) {
+  return {.weight = scope.parameter("weight", {out, in, kernel.t, kernel.h, kernel.w}),
+          .bias = scope.parameter("bias", {out})};
+}
+
+at::Tensor CausalConv::operator()(const at::Tensor& frames, int64_t T) const {
+  // Products with absent frames are left out: a first frame costs a third.
+  const int64_t taps = frames.size(1) - T + 1;
+  const at::Tensor kernel = weight.narrow(2, weight.size(2) - taps, taps);
+  const std::vector<int64_t> padding = {0, weight.size(3) / 2, weight.size(4) / 2};
+  return channels_innermost(at::conv3d(channels_second(frames), kernel, bias, 1, padding));
+}
+
+at::Tensor CausalConv::strided(const at::Tensor& frames) const {
+  const std::vector<int64_t> stride = {2, 1, 1};
+  return channels_innermost(at::conv3d(channels_second(frames), weight, bias, stride));
+}
+
+FrameConv FrameConv::make(const Scope& scope, int64_t in, int64_t out) {
+  return {.weight = scope.parameter("weight", {out, in, 3, 3}),
+          .bias = scope.parameter("bias", {out})};
+}
+
+at::Tensor FrameConv::operator()(const at::Tensor& x) const {
+  const at::Tensor images = channels_second(x.flatten(0, 1));  // [B*T, in, H, W]
+  return channels_innermost(at::conv2d(images, weight, bias, 1, 1))
+      .unflatten(0, {x.size(0), x.size(1)});
+}
+
+at::Tensor FrameConv::strided(const at::Tensor& x) const {
+  const at::Tensor padded = at::constant_pad_nd(x.flatten(0, 1), {0, 0, 0, 1, 0, 1});
+  return channels_innermost(at::conv2d(channels_second(padded), weight, bias, 2))
+      .unflatten(0, {x.size(0), x.size(1)});
+}
+
+RmsNorm RmsNorm::make(const Scope& scope, int64_t channels, int64_t rank) {
+  std::vector<int64_t> shape(static_cast<std::size_t>(rank), 1);
+  shape[0] = channels;
+  return {.gamma = scope.parameter("gamma", shape)};
+}
+
+at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
+  at::Tensor out = at::empty_like(x);
+  into(out, x);
+  return out;
+}
+
+void RmsNorm::into(at::Tensor out, const at::Tensor& x) const {
+  const double root = std::sqrt(static_cast<double>(x.size(-1)));
+  const at::Tensor wide = x.to(at::kFloat);
+  const at::Tensor length =
+      at::linalg_vector_norm(wide, 2, {-1}, /*keepdim=*/true).clamp_min_(kSmallestLength);
+  if (x.scalar_type() == at::kFloat) {
+    at::mul_out(out, x, root / length);
+  } else {
+    out.copy_(wide / length);  // diffusers rounds here, after the root and after gamma
+    out.mul_(root);
+  }
+  out.mul_(gamma.flatten());
+}
+
+}  // namespace fastwan::models::wan_vae

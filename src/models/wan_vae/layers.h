@@ -1,0 +1,74 @@
+// The layers of the Wan VAE. Activations have channels innermost, so that norms, 1x1 convolutions
+// and attention read memory in order and convolutions need no reordering.
+//
+// Dims    B batch, T H W frames, height and width of this level, C channels
+// Layout  activations [B, T, H, W, C] dense; weights as the checkpoint has them
+#pragma once
+
+#include <string>
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include "models/parameters.h"
+
+namespace fastwan::models::wan_vae {
+
+// Where the parameters of a layer go: a dotted name under the root module.
+struct Scope {
+  torch::nn::Module& root;
+  std::string name;
+  at::TensorOptions options;
+
+  Scope in(const std::string& word) const;
+  at::Tensor parameter(const std::string& word, at::IntArrayRef shape) const;
+};
+
+// A convolution with a kernel of one: a linear map of the channels.
+struct PointwiseConv {
+  Linear map;
+
+  // `rank`: dimensions of the stored weight, 4 or 5.
+  static PointwiseConv make(const Scope& scope, int64_t in, int64_t out, int64_t rank);
+  at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out]
+};
+
+struct Kernel {
+  int64_t t = 3, h = 3, w = 3;
+};
+
+// Convolution over time whose output frame sees no later input frame.
+struct CausalConv {
+  at::Tensor weight;  // [out, in, t, h, w]
+  at::Tensor bias;    // [out]
+
+  static CausalConv make(const Scope& scope, int64_t in, int64_t out, const Kernel& kernel = {});
+  // frames [B, p + T, H, W, in]: p frames of history, then those of the chunk. Where p is less than
+  // kernel.t - 1, the frames before count as zero. -> [B, T, H, W, out]
+  at::Tensor operator()(const at::Tensor& frames, int64_t T) const;
+  // Every second frame, no padding: [B, 2 T + 1, H, W, in] -> [B, T, H, W, out].
+  at::Tensor strided(const at::Tensor& frames) const;
+};
+
+// 3x3 on each frame.
+struct FrameConv {
+  at::Tensor weight;  // [out, in, 3, 3]
+  at::Tensor bias;    // [out]
+
+  static FrameConv make(const Scope& scope, int64_t in, int64_t out);
+  at::Tensor operator()(const at::Tensor& x) const;  // [B, T, H, W, in] -> [B, T, H, W, out]
+  // Stride 2, one row and one column of zeros at the bottom and the right.
+  at::Tensor strided(const at::Tensor& x) const;  // -> [B, T, H/2, W/2, out]
+};
+
+// x / max(|x|, 1e-12) * sqrt(C) * gamma, |x| over the channels.
+struct RmsNorm {
+  at::Tensor gamma;  // [C, 1, ...]
+
+  // `rank`: dimensions of the stored gamma, 3 or 4.
+  static RmsNorm make(const Scope& scope, int64_t channels, int64_t rank);
+  at::Tensor operator()(const at::Tensor& x) const;      // [..., C]
+  void into(at::Tensor out, const at::Tensor& x) const;  // both [..., C]
+};
+
+}  // namespace fastwan::models::wan_vae
