@@ -100,10 +100,22 @@ Json result_document(const VideoResult& result, const std::string& prompt) {
   if (!result.latents_sha256.empty()) {
     document["latents_sha256"] = result.latents_sha256;
   }
+  if (!result.contact_sheet.empty()) {
+    document["contact_sheet"] = result.contact_sheet.string();
+  }
   if (!result.output.empty() && std::filesystem::is_regular_file(result.output)) {
     document["sha256"] = sha256_file(result.output);
   }
   return document;
+}
+
+void print_paths(const VideoResult& result) {
+  for (const Path& file : {result.output, result.contact_sheet}) {
+    if (!file.empty()) {
+      std::fputs((file.string() + "\n").c_str(), stdout);
+    }
+  }
+  std::fflush(stdout);
 }
 
 }  // namespace
@@ -132,7 +144,7 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
   }
   check_inputs_exist(settings);
   const std::vector<Path> outputs = choose_outputs(settings, prompts);
-  check_side_outputs(settings);
+  const std::vector<SideFiles> side_files = choose_side_outputs(settings, outputs);
   check_device(*settings.device);
   const std::vector<Path> venvs = venvs_of(program);
 
@@ -140,7 +152,7 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
   const auto per_prompt = static_cast<std::size_t>(*settings.num_videos_per_prompt);
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     jobs.push_back({prompts[i / per_prompt], *settings.seed + static_cast<int64_t>(i % per_prompt),
-                    outputs[i]});
+                    outputs[i], side_files[i]});
   }
 
   const StopOnSignal stop;
@@ -168,8 +180,7 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
                                 progress.end_job();
                                 results.push_back(result_document(result, jobs[finished++].prompt));
                                 if (!run.json && !result.output.empty()) {
-                                  std::fputs((result.output.string() + "\n").c_str(), stdout);
-                                  std::fflush(stdout);
+                                  print_paths(result);
                                 }
                               },
                           .on_note =

@@ -118,31 +118,66 @@ std::vector<Path> choose_outputs(const config::Generate& settings,
   return outputs;
 }
 
-void check_side_outputs(const config::Generate& settings) {
-  struct Side {
-    const char* flag;
-    const config::Setting<std::string>& setting;
-    std::string_view extension;
+namespace {
+
+struct SideFlag {
+  const char* flag;
+  const config::Setting<std::string>& setting;
+  std::string_view extension;
+};
+
+// One path a video, checked; none when the flag is not given.
+std::vector<Path> side_paths(const SideFlag& side, std::size_t count, bool overwrite) {
+  std::vector<Path> out;
+  if (!side.setting.is_set) {
+    return out;
+  }
+  const Path file = *side.setting;
+  if (to_lower(file.extension().string()) != side.extension) {
+    throw InvalidInput(Code::kBadValue, str(side.flag, " must end in ", side.extension, ", got ",
+                                            escape_control(file.string())));
+  }
+  require_writable_folder(file.parent_path());
+  for (std::size_t i = 0; i < count; ++i) {
+    out.push_back(i == 0 ? file : numbered(file, i));
+    check_free(out.back(), overwrite);
+  }
+  return out;
+}
+
+// clip.mp4 -> clip.png; frames that are images themselves keep their name.
+Path sheet_beside(const Path& video) {
+  const bool is_image = video.extension() == ".png" || video.extension() == ".jpg";
+  return video.parent_path() / str(video.stem().string(), is_image ? "_sheet.png" : ".png");
+}
+
+}  // namespace
+
+std::vector<SideFiles> choose_side_outputs(const config::Generate& settings,
+                                           const std::vector<Path>& outputs) {
+  const bool overwrite = *settings.overwrite;
+  const auto paths = [&](const char* flag, const config::Setting<std::string>& setting) {
+    return side_paths({flag, setting, ".safetensors"}, outputs.size(), overwrite);
   };
-  const std::array sides = {Side{"--save-latents", settings.save_latents, ".safetensors"},
-                            Side{"--save-embeds", settings.save_embeds, ".safetensors"},
-                            Side{"--save-frames", settings.save_frames, ".safetensors"},
-                            Side{"--report", settings.report, ".json"}};
-  for (const Side& side : sides) {
-    if (!side.setting.is_set) {
-      continue;
+  const std::vector<Path> latents = paths("--save-latents", settings.save_latents);
+  const std::vector<Path> embeds = paths("--save-embeds", settings.save_embeds);
+  const std::vector<Path> frames = paths("--save-frames", settings.save_frames);
+  side_paths({"--report", settings.report, ".json"}, 1, overwrite);
+  std::vector<SideFiles> out(outputs.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    const auto at = [i](const std::vector<Path>& all) { return all.empty() ? Path() : all[i]; };
+    out[i] = {.contact_sheet = {},
+              .latents = at(latents),
+              .embeds = at(embeds),
+              .frames = at(frames),
+              .sheet = {}};
+    if (settings.contact_sheet.is_set) {
+      out[i].sheet = parse_grid(*settings.contact_sheet);
+      out[i].contact_sheet = sheet_beside(outputs[i]);
+      check_free(out[i].contact_sheet, overwrite);
     }
-    const Path file = *side.setting;
-    if (to_lower(file.extension().string()) != side.extension) {
-      throw InvalidInput(Code::kBadValue, str(side.flag, " must end in ", side.extension, ", got ",
-                                              escape_control(file.string())));
-    }
-    require_writable_folder(file.parent_path());
-    check_free(file, *settings.overwrite);
   }
-  if (settings.contact_sheet.is_set) {
-    parse_grid(*settings.contact_sheet);
-  }
+  return out;
 }
 
 Grid parse_grid(const std::string& text) {

@@ -19,13 +19,20 @@ std::string file_name_of(const std::string& prompt);
 std::vector<Path> choose_outputs(const config::Generate& settings,
                                  const std::vector<std::string>& prompts);
 
-// The folders and files of --save-latents and its like.
-void check_side_outputs(const config::Generate& settings);
-
 // "4x4" -> columns, rows.
 struct Grid {
   int64_t columns = 0, rows = 0;
 };
 Grid parse_grid(const std::string& text);
+
+// What else one video leaves; an empty path: not asked for.
+struct SideFiles {
+  Path contact_sheet, latents, embeds, frames;
+  Grid sheet;
+};
+// One for each video: --save-latents and its like, numbered as the videos are, and the contact
+// sheet beside its video. Checks as choose_outputs() does; --report too.
+std::vector<SideFiles> choose_side_outputs(const config::Generate& settings,
+                                           const std::vector<Path>& outputs);
 
 }  // namespace fastwan::cli

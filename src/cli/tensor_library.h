@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/watch.h"
 #include "cli/command.h"
+#include "cli/outputs.h"
 #include "config/generate.h"
 #include "models/layout/model_folder.h"
 
@@ -21,10 +22,12 @@ struct VideoJob {
   std::string prompt;
   int64_t seed = 0;
   Path output;  // empty: nothing but latents, embeddings or frames are saved
+  SideFiles side;
 };
 
 struct VideoResult {
   Path output;
+  Path contact_sheet;
   int64_t seed = 0;
   std::string latents_sha256;
   std::vector<std::pair<std::string, double>> stage_seconds;

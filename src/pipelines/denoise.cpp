@@ -1,0 +1,139 @@
+#include "pipelines/denoise.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "diffusion/guidance.h"
+#include "diffusion/levels.h"
+#include "diffusion/samplers.h"
+#include "pipelines/first_frame.h"
+
+namespace fastwan::pipelines {
+namespace {
+
+constexpr double kTrainTimesteps = 1000;
+
+diffusion::SigmaSchedule schedule_of(config::SigmaSchedule schedule) {
+  switch (schedule) {
+    case config::SigmaSchedule::kFastvideo:
+      return diffusion::SigmaSchedule::kFastVideo;
+    case config::SigmaSchedule::kWan:
+      return diffusion::SigmaSchedule::kWan;
+    default:
+      return diffusion::SigmaSchedule::kDiffusers;
+  }
+}
+
+// The velocity of one video: which expert, with which guidance, at which timesteps.
+class Velocity {
+ public:
+  Velocity(const config::Generate& settings,
+           Components& components,
+           const DenoiseInputs& in,
+           const Watch& watch)
+      : settings_(settings), components_(components), in_(in), watch_(watch) {}
+
+  at::Tensor operator()(const at::Tensor& x, double timestep) {
+    const Expert expert = expert_at(timestep);
+    if (!plan_) {
+      plan_ = components_.transformer(expert, watch_).plan_for(x.sizes(), x.device());
+    }
+    hear(expert);
+    const at::Tensor times = timesteps(timestep, x.device());
+    const at::Tensor conditional = components_.velocity(
+        expert, {.latents = x, .timestep = times, .text = text_.prompt}, *plan_, watch_);
+    const double scale =
+        expert == Expert::kHighNoise ? *settings_.guidance_scale : *settings_.guidance_scale_2;
+    if (scale <= 1.0) {
+      return conditional;
+    }
+    watch_.throw_if_stopped();
+    const at::Tensor unconditional = components_.velocity(
+        expert, {.latents = x, .timestep = times, .text = text_.negative}, *plan_, watch_);
+    return diffusion::guided(conditional, unconditional, scale, *settings_.guidance_rescale);
+  }
+
+ private:
+  Expert expert_at(double timestep) const {
+    const bool is_low =
+        components_.model().transformer_2 && timestep < *settings_.boundary_ratio * kTrainTimesteps;
+    return is_low ? Expert::kLowNoise : Expert::kHighNoise;
+  }
+
+  // Each expert has a text embedder of its own; the result depends on the prompt alone.
+  void hear(Expert expert) {
+    if (heard_by_ == expert) {
+      return;
+    }
+    const models::WanDit& dit = components_.transformer(expert, watch_);
+    text_.prompt = dit.embed_text(in_.text.prompt.to(components_.options().device));
+    if (in_.text.negative.defined()) {
+      text_.negative = dit.embed_text(in_.text.negative.to(components_.options().device));
+    }
+    heard_by_ = expert;
+  }
+
+  at::Tensor timesteps(double timestep, at::Device device) const {
+    return in_.first_frame.defined()
+               ? first_frame_timesteps(timestep, *plan_, device)
+               : at::full({1}, timestep, at::TensorOptions(at::kFloat).device(device));
+  }
+
+  const config::Generate& settings_;
+  Components& components_;
+  const DenoiseInputs& in_;
+  const Watch& watch_;
+  std::optional<ops::AttentionPlan> plan_;
+  std::optional<Expert> heard_by_;
+  TextEmbeddings text_;  // [1, L, D] in the expert's width
+};
+
+}  // namespace
+
+bool uses_guidance(const config::Generate& settings) {
+  return *settings.guidance_scale > 1.0 || *settings.guidance_scale_2 > 1.0;
+}
+
+at::Tensor denoise(const config::Generate& settings,
+                   Components& components,
+                   const DenoiseInputs& in,
+                   const Watch& watch) {
+  Velocity velocity(settings, components, in, watch);
+  const diffusion::Denoiser denoiser = [&](const at::Tensor& x, const diffusion::NoiseLevel& level,
+                                           int64_t) { return velocity(x, level.timestep); };
+  const diffusion::OnStep on_step = [&](int64_t done, int64_t total, const at::Tensor& x0) {
+    if (!at::isfinite(x0).all().item<bool>()) {
+      throw InvalidInput(Code::kNonFinite,
+                         str("denoising step ", done, " of ", total,
+                             " gave NaN or infinity. Are the weights whole? --dit-precision fp32 "
+                             "tells overflow from damage"));
+    }
+    watch.report("denoise", done, total);
+    watch.throw_if_stopped();
+  };
+  diffusion::Impose impose;
+  if (in.first_frame.defined()) {
+    impose = [&in](const at::Tensor& x) { return impose_first_frame(x, in.first_frame); };
+  }
+  const at::Tensor noise = in.noise.initial().to(components.options().device);  // [1, C, T, H, W]
+  switch (*settings.sampler) {
+    case config::Sampler::kDmd:
+      return diffusion::sample_few_step(
+          noise, diffusion::few_step_levels(*settings.dmd_denoising_steps, *settings.flow_shift),
+          denoiser, [&in](int64_t step) { return in.noise.renoise(step); }, on_step,
+          {.state = components.options().types.state, .impose = impose});
+    case config::Sampler::kEuler:
+      return diffusion::sample_euler(noise,
+                                     diffusion::euler_levels(*settings.steps, *settings.flow_shift),
+                                     denoiser, on_step, impose);
+    default:
+      return diffusion::sample_unipc(noise,
+                                     diffusion::unipc_levels(*settings.steps, *settings.flow_shift,
+                                                             schedule_of(*settings.sigma_schedule)),
+                                     denoiser, on_step, impose);
+  }
+}
+
+}  // namespace fastwan::pipelines
