@@ -58,4 +58,4 @@ setup-dev:
 .PHONY: setup-dev
 
 $(RELEASE)/build.ninja: CMakePresets.json | setup
-	@cmake --preset release --log-level=WARNING
+	@cmake --preset release --log-level=WARNING >/dev/null
