@@ -48,7 +48,8 @@ Iteration dit_block() {
   const at::Tensor x = at::randn({1, T * H * W, config.width()});
   const at::Tensor text = at::randn({1, 512, config.width()});
   const models::Modulation time(at::randn({1, 6, config.width()}), at::zeros({1}, at::kLong));
-  const models::Rope rope = models::make_rope(config.head_dim, T, H, W, at::kCPU);
+  const models::Rope rope = models::make_rope({.head_dim = config.head_dim, .T = T, .H = H, .W = W},
+                                              at::kFloat, at::kCPU);
   const ops::AttentionPlan plan = ops::plan_tiles(T, H, W, at::kCPU);
   const auto attention = std::make_shared<ops::FullAttention>();
   return [=] { block->forward(x, text, time, rope, *attention, plan); };
