@@ -142,6 +142,9 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
   for (const std::string& note : resolve_request(settings, model)) {
     notes.push_back(note);
   }
+  for (const std::string& note : vocabulary_notes(model, prompts)) {
+    notes.push_back(note);
+  }
   check_inputs_exist(settings);
   const std::vector<Path> outputs = choose_outputs(settings, prompts);
   const std::vector<SideFiles> side_files = choose_side_outputs(settings, outputs);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <set>
 
 #include "base/check.h"
 #include "base/env.h"
@@ -157,6 +158,31 @@ std::optional<config::Preset> folder_preset(const layout::ModelFolder& model) {
     return std::nullopt;
   }
   return config::preset_from_json(read_json_file(file.string()), file.string());
+}
+
+std::vector<std::string> vocabulary_notes(const layout::ModelFolder& model,
+                                          const std::vector<std::string>& prompts) {
+  const Path file = model.folder / "fastwan.json";
+  if (!std::filesystem::exists(file)) {
+    return {};
+  }
+  const auto known = json_get_or<std::vector<std::string>>(read_json_file(file.string()),
+                                                           "vocabulary", {}, file.string());
+  std::set<std::string> unknown;
+  for (const std::string& prompt : prompts) {
+    for (const std::string& word : split(to_lower(replace_all(prompt, ",", " ")), ' ')) {
+      if (!word.empty() && std::find(known.begin(), known.end(), word) == known.end()) {
+        unknown.insert(escape_control(word));
+      }
+    }
+  }
+  if (known.empty() || unknown.empty()) {
+    return {};
+  }
+  constexpr std::size_t kMaxListed = 10;
+  const std::vector<std::string> listed(unknown.begin(), unknown.end());
+  return {str("this model has not learned: ", join_first(listed, kMaxListed),
+              ". It knows: ", join_first(known, known.size()))};
 }
 
 std::vector<std::string> collect_prompts(const config::Generate& settings) {

@@ -25,6 +25,9 @@ layout::ModelFolder open_model(const config::Generate& settings);
 void find_gates(layout::ModelFolder& model);
 bool has_gates(const Path& transformer);
 config::ModelFacts facts_of(const layout::ModelFolder& model);
+// A note where a prompt has words beyond the vocabulary that the model's fastwan.json lists.
+std::vector<std::string> vocabulary_notes(const layout::ModelFolder& model,
+                                          const std::vector<std::string>& prompts);
 std::optional<config::Preset> folder_preset(const layout::ModelFolder& model);  // fastwan.json
 
 // --prompt or the lines of --prompt-file; one empty prompt when embeddings or latents are given.

@@ -245,3 +245,12 @@ def test_sizes_beyond_the_preset_are_refused_and_others_made(fastwan, tmp_path):
     mp4 = Mp4(tmp_path / "clip.mp4")
     assert (mp4.width, mp4.height, mp4.frames) == (96, 48, 9)
     assert fastwan(*small("-o", "other.mp4", "-W", "1024")).status == 2
+
+
+def test_words_beyond_the_vocabulary_are_named_with_those_it_knows(fastwan, tmp_path):
+    run = fastwan("generate", "-m", MODEL, "-p", "a small red kite, moves slowly", "--num-frames", "1", "-o", "a.png", "--json")
+    assert run.status == 0, run
+    notes = [note for note in json.loads(run.out)["warnings"] if "has not learned" in note]
+    assert len(notes) == 1 and "kite" in notes[0].split("It knows")[0] and "circle" in notes[0].split("It knows")[1]
+    known = fastwan("generate", "-m", MODEL, "-p", PROMPT, "--num-frames", "1", "-o", "b.png", "--json")
+    assert not any("has not learned" in note for note in json.loads(known.out)["warnings"])
