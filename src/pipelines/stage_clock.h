@@ -12,10 +12,10 @@ namespace fastwan::pipelines {
 class StageClock {
  public:
   // Time from now on belongs to `stage`.
-  void enter(const std::string& stage) {
+  void enter(std::string stage) {
     close();
     before_ = now_;
-    now_ = stage;
+    now_ = std::move(stage);
   }
   void go_back() { enter(before_); }
 
