@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "ops/block_attention_cpu.h"
 #include "ops/block_attention_plain.h"
 #include "ops/element.h"
 #include "ops/registry.h"
@@ -25,6 +26,19 @@ Out plain(const at::Tensor& q,
   return plain_block_attention({.q = q, .k = k, .v = v},
                                {block_index, block_count, q_sizes, kv_sizes},
                                scale_or_default(scale, q));
+}
+
+Out cpu(const at::Tensor& q,
+        const at::Tensor& k,
+        const at::Tensor& v,
+        const at::Tensor& block_index,
+        const at::Tensor& block_count,
+        const at::Tensor& q_sizes,
+        const at::Tensor& kv_sizes,
+        std::optional<double> scale) {
+  return cpu_block_attention({.q = q, .k = k, .v = v},
+                             {block_index, block_count, q_sizes, kv_sizes},
+                             scale_or_default(scale, q));
 }
 
 Grads plain_backward(const at::Tensor& grad_out,
@@ -160,6 +174,9 @@ std::tuple<at::Tensor, at::Tensor> block_attention(const at::Tensor& q,
 void register_block_attention_plain(torch::Library& m) {
   m.impl("block_attention", plain);
   m.impl("_block_attention_backward", plain_backward);
+}
+void register_block_attention_cpu(torch::Library& m) {
+  m.impl("block_attention", cpu);
 }
 void register_block_attention_meta(torch::Library& m) {
   m.impl("block_attention", meta);

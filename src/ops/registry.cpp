@@ -48,6 +48,7 @@ TORCH_LIBRARY_IMPL(fastwan, Meta, m) {
 
 TORCH_LIBRARY_IMPL(fastwan, CPU, m) {
   register_tile_mean_cpu(m);
+  register_block_attention_cpu(m);
 }
 
 TORCH_LIBRARY_IMPL(fastwan, Autograd, m) {

@@ -12,6 +12,7 @@ void register_tile_mean_autograd(torch::Library& m);
 void register_block_select_plain(torch::Library& m);
 
 void register_block_attention_plain(torch::Library& m);
+void register_block_attention_cpu(torch::Library& m);
 void register_block_attention_meta(torch::Library& m);
 void register_block_attention_autograd(torch::Library& m);
 

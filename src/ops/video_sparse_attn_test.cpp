@@ -37,6 +37,7 @@ AttentionInputs formula_inputs(int64_t S) {
           .gate = formula(S, [](double s, double c) { return std::cos(.11 * s - .07 * c); })};
 }
 
+// A new draw at each call, the same in each run of a test.
 AttentionInputs random_inputs(const Grid& grid, int64_t B, int64_t H, int64_t D) {
   const auto make = [&] { return at::randn({B, volume(grid), H, D}, at::kDouble); };
   return {.q = make(), .k = make(), .v = make(), .gate = make()};

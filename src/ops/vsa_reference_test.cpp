@@ -29,8 +29,9 @@ void add_softmax_average(const std::vector<double>& scores,
     total += std::exp(s - top);
   }
   for (std::size_t i = 0; i < scores.size(); ++i) {
+    const double weight = std::exp(scores[i] - top) / total;
     for (int64_t c = 0; c < D; ++c) {
-      out[c] += std::exp(scores[i] - top) / total * values[i][c];
+      out[c] += weight * values[i][c];
     }
   }
 }

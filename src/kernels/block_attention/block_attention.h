@@ -1,8 +1,9 @@
 // block_attention: softmax attention of each query tile over its own list of key tiles (the fine
 // branch of video sparse attention).
 //
-//   s[r, c] = scale * <q_r, k_c>      c over the tokens of tiles index[b, h, n, 0 .. count[b, h,
-//   n]) out_r   = sum_c softmax(s[r, :])_c v_c lse_r   = ln sum_c exp(s[r, c])
+//   s[r, c] = scale * <q_r, k_c>      c over the tokens of the first count tiles of index
+//   out_r   = sum_c softmax(s[r, :])_c v_c
+//   lse_r   = ln sum_c exp(s[r, c])
 //
 // Dims     B batch, H heads, D head size; Nq tiles of Tq query slots, Nk tiles of Tk key slots;
 //          K width of the lists
