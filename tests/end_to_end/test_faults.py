@@ -1,11 +1,12 @@
 """Bad input gives the promised code, exit status and message; faults and Ctrl-C leave nothing behind."""
 import json
 import os
+import pathlib
 import resource
 import shutil
 import signal
-import stat
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -170,12 +171,23 @@ def test_a_full_disk_leaves_nothing(fastwan, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder_is_refused(fastwan, tmp_path):
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    expect(fastwan(*small("-o", "locked/clip.mp4")), 4, "no_permission", "locked")
+def without_root():
+    """Root may write anywhere; the user nobody may not."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+def test_an_unwritable_folder_is_refused(fastwan):
+    with tempfile.TemporaryDirectory() as top:  # pytest's own folders are closed to other users
+        os.chmod(top, 0o755)
+        folder = pathlib.Path(top) / "locked"
+        folder.mkdir()
+        folder.chmod(0o555)
+        run = fastwan(*small("-o", "locked/clip.mp4"), cwd=top, preexec_fn=without_root)
+        expect(run, 4, "no_permission", "locked")
+        assert leftovers(folder) == []
 
 
 def test_a_missing_ffmpeg_names_the_remedy(fastwan, tmp_path):
