@@ -58,6 +58,23 @@ Grads plain_backward(const at::Tensor& grad_out,
       {block_index, block_count, q_sizes, kv_sizes}, scale_or_default(scale, q));
 }
 
+Grads cpu_backward(const at::Tensor& grad_out,
+                   const std::optional<at::Tensor>& grad_lse,
+                   const at::Tensor& q,
+                   const at::Tensor& k,
+                   const at::Tensor& v,
+                   const at::Tensor& out,
+                   const at::Tensor& lse,
+                   const at::Tensor& block_index,
+                   const at::Tensor& block_count,
+                   const at::Tensor& q_sizes,
+                   const at::Tensor& kv_sizes,
+                   std::optional<double> scale) {
+  return cpu_block_attention_backward(
+      grad_out, grad_lse.value_or(at::Tensor()), {.q = q, .k = k, .v = v}, {.out = out, .lse = lse},
+      {block_index, block_count, q_sizes, kv_sizes}, scale_or_default(scale, q));
+}
+
 Out meta(const at::Tensor& q,
          const at::Tensor& k,
          const at::Tensor& v,
@@ -72,18 +89,21 @@ Out meta(const at::Tensor& q,
                            q.options().dtype(sum_type(q)))};
 }
 
-Grads meta_backward(const at::Tensor&,
-                    const std::optional<at::Tensor>&,
+Grads meta_backward(const at::Tensor& grad_out,
+                    const std::optional<at::Tensor>& grad_lse,
                     const at::Tensor& q,
                     const at::Tensor& k,
                     const at::Tensor& v,
-                    const at::Tensor&,
-                    const at::Tensor&,
-                    const at::Tensor&,
-                    const at::Tensor&,
-                    const at::Tensor&,
-                    const at::Tensor&,
+                    const at::Tensor& out,
+                    const at::Tensor& lse,
+                    const at::Tensor& block_index,
+                    const at::Tensor& block_count,
+                    const at::Tensor& q_sizes,
+                    const at::Tensor& kv_sizes,
                     std::optional<double>) {
+  check_block_attention_backward(grad_out, grad_lse.value_or(at::Tensor()),
+                                 {.q = q, .k = k, .v = v}, {.out = out, .lse = lse},
+                                 {block_index, block_count, q_sizes, kv_sizes});
   const auto like = [](const at::Tensor& x) {
     return at::empty_symint(x.sym_sizes(), x.options());
   };
@@ -177,6 +197,7 @@ void register_block_attention_plain(torch::Library& m) {
 }
 void register_block_attention_cpu(torch::Library& m) {
   m.impl("block_attention", cpu);
+  m.impl("_block_attention_backward", cpu_backward);
 }
 void register_block_attention_meta(torch::Library& m) {
   m.impl("block_attention", meta);

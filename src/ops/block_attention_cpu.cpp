@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 
 #include "kernels/block_attention/block_attention.h"
+#include "kernels/block_attention/block_attention_backward.h"
 #include "ops/checks.h"
 #include "ops/element.h"
 
@@ -17,6 +18,11 @@ constexpr const char* kOp = "block_attention";
 // all heads.
 constexpr int64_t kPackedFloats = int64_t{16} << 20;
 constexpr int64_t kKeyTilesPerTask = 4;
+// The same for the backward, which also holds the sums of keys' gradients.
+constexpr int64_t kBackwardFloats = int64_t{64} << 20;
+// Pieces that the backward offers to threads at once; few heads are cut into segments. A constant:
+// the number of threads must not reach the bits.
+constexpr int64_t kBackwardPieces = 8;
 
 at::Tensor dense_channels(const at::Tensor& x) {
   return x.size(3) <= 1 || x.stride(3) == 1 ? x : x.contiguous();
@@ -27,6 +33,29 @@ kernels::Tokens<const Element> tokens(const at::Tensor& x) {
   return {
       .data = read<Element>(x), .batch = x.stride(0), .token = x.stride(1), .head = x.stride(2)};
 }
+
+template <class Element>
+kernels::Tokens<Element> writable_tokens(const at::Tensor& x) {
+  return {
+      .data = write<Element>(x), .batch = x.stride(0), .token = x.stride(1), .head = x.stride(2)};
+}
+
+struct DenseLists {
+  at::Tensor index, count, q_sizes, kv_sizes;
+
+  explicit DenseLists(const BlockLists& any)
+      : index(any.index.contiguous()),
+        count(any.count.contiguous()),
+        q_sizes(any.q_sizes.contiguous()),
+        kv_sizes(any.kv_sizes.contiguous()) {}
+  BlockLists lists() const { return {index, count, q_sizes, kv_sizes}; }
+  kernels::BlockList pointers() const {
+    return {.index = read<int32_t>(index),
+            .count = read<int32_t>(count),
+            .q_sizes = read<int32_t>(q_sizes),
+            .kv_sizes = read<int32_t>(kv_sizes)};
+  }
+};
 
 kernels::BlockAttentionDims dims_of(const AttentionOperands& x, const BlockLists& lists) {
   const int64_t Nq = lists.q_sizes.size(0), Nk = lists.kv_sizes.size(0);
@@ -78,6 +107,40 @@ void run(const kernels::BlockAttentionArgs<Element>& args) {
   }
 }
 
+template <class Element>
+void run_backward(const kernels::BlockAttentionBackwardArgs<Element>& args) {
+  const kernels::BlockAttentionDims& d = args.dims;
+  const kernels::cpu::BackwardFloats floats = kernels::cpu::backward_floats(d);
+  const int64_t heads = d.B * d.H;
+  if (heads == 0) {
+    return;
+  }
+  const int64_t of_head = std::max<int64_t>(1, floats.packed + floats.sums);
+  const int64_t heads_at_once = std::clamp<int64_t>(kBackwardFloats / of_head, 1, heads);
+  const int64_t segments = std::clamp<int64_t>(
+      (kBackwardPieces + heads_at_once - 1) / heads_at_once, 1, std::max<int64_t>(1, d.Nq));
+  const at::Tensor packed = at::empty({heads_at_once * floats.packed}, at::kFloat);
+  const at::Tensor sums = at::empty({heads_at_once * segments * floats.sums}, at::kFloat);
+  for (int64_t first = 0; first < heads; first += heads_at_once) {
+    const int64_t last = std::min(first + heads_at_once, heads);
+    const kernels::cpu::BackwardWork work{.packed = write<float>(packed),
+                                          .sums = write<float>(sums),
+                                          .first_bh = first,
+                                          .segments = segments};
+    const auto over_key_tiles = [&](auto step) {
+      at::parallel_for(first * d.Nk, last * d.Nk, kKeyTilesPerTask,
+                       [&](int64_t begin, int64_t end) { step({.begin = begin, .end = end}); });
+    };
+    over_key_tiles([&](kernels::Range tiles) { kernels::cpu::pack_keys(args, work, tiles); });
+    at::parallel_for(first * segments, last * segments, 1, [&](int64_t begin, int64_t end) {
+      const at::Tensor scratch = at::empty({floats.scratch}, at::kFloat);
+      kernels::cpu::accumulate(args, work, write<float>(scratch), {.begin = begin, .end = end});
+    });
+    over_key_tiles(
+        [&](kernels::Range tiles) { kernels::cpu::store_key_gradients(args, work, tiles); });
+  }
+}
+
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> cpu_block_attention(const AttentionOperands& x,
@@ -87,11 +150,9 @@ std::tuple<at::Tensor, at::Tensor> cpu_block_attention(const AttentionOperands& 
   if (!has_cpu_kernel(x.q)) {
     return plain_block_attention(x, lists_any, scale);
   }
-  const at::Tensor index = lists_any.index.contiguous(), count = lists_any.count.contiguous();
-  const at::Tensor q_sizes = lists_any.q_sizes.contiguous();
-  const at::Tensor kv_sizes = lists_any.kv_sizes.contiguous();
+  const DenseLists lists(lists_any);
   const kernels::BlockAttentionDims dims = dims_of(x, lists_any);
-  check_list_values({index, count, q_sizes, kv_sizes}, dims);
+  check_list_values(lists.lists(), dims);
   const at::Tensor q = dense_channels(x.q), k = dense_channels(x.k), v = dense_channels(x.v);
   at::Tensor out = at::empty(q.sizes(), q.options());  // [B, Nq*Tq, H, D]
   at::Tensor lse = at::empty({dims.B, dims.H, dims.Nq * dims.Tq}, q.options().dtype(at::kFloat));
@@ -100,19 +161,54 @@ std::tuple<at::Tensor, at::Tensor> cpu_block_attention(const AttentionOperands& 
     run(kernels::BlockAttentionArgs<Element>{.q = tokens<Element>(q),
                                              .k = tokens<Element>(k),
                                              .v = tokens<Element>(v),
-                                             .out = {.data = write<Element>(out),
-                                                     .batch = out.stride(0),
-                                                     .token = out.stride(1),
-                                                     .head = out.stride(2)},
+                                             .out = writable_tokens<Element>(out),
                                              .lse = write<float>(lse),
-                                             .list = {.index = read<int32_t>(index),
-                                                      .count = read<int32_t>(count),
-                                                      .q_sizes = read<int32_t>(q_sizes),
-                                                      .kv_sizes = read<int32_t>(kv_sizes)},
+                                             .list = lists.pointers(),
                                              .scale = scale,
                                              .dims = dims});
   });
   return {out, lse};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> cpu_block_attention_backward(
+    const at::Tensor& grad_out_any,
+    const at::Tensor& grad_lse_any,
+    const AttentionOperands& x,
+    const AttentionResult& result,
+    const BlockLists& lists_any,
+    double scale) {
+  check_block_attention_backward(grad_out_any, grad_lse_any, x, result, lists_any);
+  if (!has_cpu_kernel(x.q)) {
+    return plain_block_attention_backward(grad_out_any, grad_lse_any, x, result, lists_any, scale);
+  }
+  const DenseLists lists(lists_any);
+  const kernels::BlockAttentionDims dims = dims_of(x, lists_any);
+  check_list_values(lists.lists(), dims);
+  const at::Tensor q = dense_channels(x.q), k = dense_channels(x.k), v = dense_channels(x.v);
+  const at::Tensor out = dense_channels(result.out), grad_out = dense_channels(grad_out_any);
+  const at::Tensor lse = result.lse.contiguous();  // [B, H, Nq*Tq]
+  const at::Tensor grad_lse = grad_lse_any.defined() ? grad_lse_any.contiguous() : grad_lse_any;
+  at::Tensor dq = at::empty(q.sizes(), q.options());
+  at::Tensor dk = at::empty(k.sizes(), k.options());
+  at::Tensor dv = at::empty(v.sizes(), v.options());
+  with_element(q, [&](auto element) {
+    using Element = decltype(element);
+    run_backward(kernels::BlockAttentionBackwardArgs<Element>{
+        .q = tokens<Element>(q),
+        .k = tokens<Element>(k),
+        .v = tokens<Element>(v),
+        .out = tokens<Element>(out),
+        .grad_out = tokens<Element>(grad_out),
+        .lse = read<float>(lse),
+        .grad_lse = grad_lse.defined() ? read<float>(grad_lse) : nullptr,
+        .grad_q = writable_tokens<Element>(dq),
+        .grad_k = writable_tokens<Element>(dk),
+        .grad_v = writable_tokens<Element>(dv),
+        .list = lists.pointers(),
+        .scale = scale,
+        .dims = dims});
+  });
+  return {dq, dk, dv};
 }
 
 }  // namespace fastwan::ops

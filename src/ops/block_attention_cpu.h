@@ -12,4 +12,13 @@ std::tuple<at::Tensor, at::Tensor> cpu_block_attention(const AttentionOperands& 
                                                        const BlockLists& lists,
                                                        double scale);
 
+// Gradients of q, k and v. `grad_lse` may be undefined.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> cpu_block_attention_backward(
+    const at::Tensor& grad_out,
+    const at::Tensor& grad_lse,
+    const AttentionOperands& x,
+    const AttentionResult& result,
+    const BlockLists& lists,
+    double scale);
+
 }  // namespace fastwan::ops

@@ -144,6 +144,27 @@ void check_block_attention(const AttentionOperands& x, const BlockLists& lists) 
   }
 }
 
+void check_block_attention_backward(const at::Tensor& grad_out,
+                                    const at::Tensor& grad_lse,
+                                    const AttentionOperands& x,
+                                    const AttentionResult& result,
+                                    const BlockLists& lists) {
+  check_block_attention(x, lists);
+  const c10::SymInt B = x.q.sym_size(0), S = x.q.sym_size(1);
+  const c10::SymInt H = x.q.sym_size(2), D = x.q.sym_size(3);
+  for (const Named& like_q : {Named{"grad_out", grad_out}, Named{"out", result.out}}) {
+    check_shape(kOp, like_q, {{"B", B}, {"Nq*Tq", S}, {"H", H}, {"D", D}});
+    check_alike(kOp, {"q", x.q}, {like_q});
+  }
+  check_shape(kOp, {"lse", result.lse}, {{"B", B}, {"H", H}, {"Nq*Tq", S}});
+  TORCH_CHECK_VALUE(result.lse.scalar_type() == sum_type(x.q), kOp, ": lse must be ", sum_type(x.q),
+                    ", got ", result.lse.dtype());
+  if (grad_lse.defined()) {
+    check_shape(kOp, {"grad_lse", grad_lse}, {{"B", B}, {"H", H}, {"Nq*Tq", S}});
+    check_alike(kOp, {"lse", result.lse}, {{"grad_lse", grad_lse}});
+  }
+}
+
 std::tuple<at::Tensor, at::Tensor> plain_block_attention(const AttentionOperands& x,
                                                          const BlockLists& lists,
                                                          double scale) {
@@ -169,7 +190,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> plain_block_attention_backward(
     const AttentionResult& result,
     const BlockLists& lists,
     double scale) {
-  check_block_attention(x, lists);
+  check_block_attention_backward(grad_out, grad_lse, x, result, lists);
   const Masked masked(x, lists, scale);
   const at::Tensor d_out = heads_first(grad_out, lists.q_sizes);    // [B, H, Nq*Tq, D]
   at::Tensor delta = (d_out * result.out.transpose(1, 2)).sum(-1);  // [B, H, Nq*Tq]

@@ -29,6 +29,11 @@ struct AttentionResult {
 
 // Shapes, types and devices; reads no values.
 void check_block_attention(const AttentionOperands& x, const BlockLists& lists);
+void check_block_attention_backward(const at::Tensor& grad_out,
+                                    const at::Tensor& grad_lse,
+                                    const AttentionOperands& x,
+                                    const AttentionResult& result,
+                                    const BlockLists& lists);
 double scale_or_default(std::optional<double> scale, const at::Tensor& q);  // 1 / sqrt(D)
 
 std::tuple<at::Tensor, at::Tensor> plain_block_attention(const AttentionOperands& x,

@@ -14,23 +14,13 @@
 #include <hwy/foreach_target.h>  // before highway.h
 #include <hwy/highway.h>
 
-#include "kernels/common/simd/elements-inl.h"
+#include "kernels/block_attention/tile_rows-inl.h"
 #include "kernels/common/simd/exp2-inl.h"
 #include "kernels/common/simd/gemm-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace fastwan::kernels::HWY_NAMESPACE {
 namespace {
-
-using F32 = hn::ScalableTag<float>;
-using Vec = hn::Vec<F32>;
-
-constexpr double kLog2E = 1.4426950408889634;
-constexpr double kLn2 = 0.69314718055994531;
-
-int64_t round_up(int64_t x, int64_t to) {
-  return (x + to - 1) / to * to;
-}
 
 // Where a head's packed key tiles lie, and one worker's scratch. All parts start on whole panels,
 // so vectors stay aligned.
@@ -58,65 +48,16 @@ struct Layout {
 };
 
 template <class Element>
-void copy_row(const Element* from, int64_t D, float* to) {
-  const F32 f32;
-  const hn::CappedTag<float, 1> one;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
-  int64_t c = 0;
-  for (; c + lanes <= D; c += lanes) {
-    hn::StoreU(load_row(f32, from + c), f32, to + c);
-  }
-  for (; c < D; ++c) {
-    hn::StoreU(load_row(one, from + c), one, to + c);
-  }
-}
-
-// Keys become columns: K^T panels [panel][D][W]; columns without a key are zero.
-template <class Element>
-void pack_keys_of_tile(
-    const BlockAttentionArgs<Element>& a, int64_t b, int64_t h, int64_t tile, float* to) {
-  const Layout layout(a.dims);
-  const int64_t size = a.list.kv_sizes[tile], D = a.dims.D, W = layout.W;
-  for (int64_t first = 0; first < size; first += W, to += D * W) {
-    for (int64_t j = 0; j < W; ++j) {
-      if (first + j >= size) {
-        for (int64_t c = 0; c < D; ++c) {
-          to[c * W + j] = 0;
-        }
-        continue;
-      }
-      const Element* key = a.k.row(b, tile * a.dims.Tk + first + j, h);
-      for (int64_t c = 0; c < D; ++c) {
-        to[c * W + j] = static_cast<float>(to_double(key[c]));
-      }
-    }
-  }
-}
-
-// Values keep their rows: panels [panel][Tk][W] of W channels; channels beyond D are zero.
-template <class Element>
-void pack_values_of_tile(
-    const BlockAttentionArgs<Element>& a, int64_t b, int64_t h, int64_t tile, float* to) {
-  const Layout layout(a.dims);
-  const int64_t size = a.list.kv_sizes[tile], D = a.dims.D, W = layout.W;
-  for (int64_t first = 0; first < D; first += W, to += a.dims.Tk * W) {
-    const int64_t width = std::min(W, D - first);
-    for (int64_t t = 0; t < size; ++t) {
-      copy_row(a.v.row(b, tile * a.dims.Tk + t, h) + first, width, to + t * W);
-      std::fill(to + t * W + width, to + (t + 1) * W, 0.0F);
-    }
-  }
-}
-
-template <class Element>
 void pack(const BlockAttentionArgs<Element>& a, const cpu::PackedKeys& packed, Range key_tiles) {
   const auto& [B, H, Nq, Nk, Tq, Tk, D, K] = a.dims;
   const Layout layout(a.dims);
   for (int64_t i = key_tiles.begin; i < key_tiles.end; ++i) {
     const int64_t bh = i / Nk, tile = i % Nk;
     float* to = packed.data + (i - packed.first_bh * Nk) * layout.tile_floats;
-    pack_keys_of_tile(a, bh / H, bh % H, tile, to);
-    pack_values_of_tile(a, bh / H, bh % H, tile, to + layout.key_floats);
+    const TilePlace place{
+        .b = bh / H, .h = bh % H, .first = tile * Tk, .size = a.list.kv_sizes[tile]};
+    pack_transposed(a.k, place, D, to);
+    pack_rows(a.v, place, D, Tk, to + layout.key_floats);
   }
 }
 
@@ -153,8 +94,8 @@ void score(const QueryTile& x, const float* packed_keys, int64_t keys, float fac
   const Vec scale = hn::Set(f32, factor);
   for (int64_t first = 0; first < keys; first += W, packed_keys += x.D * W) {
     float* S = x.S + first;
-    multiply_panel(f32, {.a = x.Q, .a_stride = x.D, .b = packed_keys, .depth = x.D}, x.rows,
-                   [&](int64_t r, Vec left, Vec right) HWY_ATTR {
+    multiply_panel(f32, {.a = x.Q, .a_row = x.D, .a_depth = 1, .b = packed_keys, .depth = x.D},
+                   x.rows, [&](int64_t r, Vec left, Vec right) HWY_ATTR {
                      hn::Store(hn::Mul(left, scale), f32, S + r * stride);
                      hn::Store(hn::Mul(right, scale), f32, S + r * stride + lanes);
                    });
@@ -195,27 +136,14 @@ void accumulate(const QueryTile& x, const float* packed_values, int64_t keys) {
   const auto lanes = W / 2;
   for (int64_t first = 0; first < x.D; first += W, packed_values += x.Tk * W) {
     multiply_panel(
-        f32, {.a = x.S, .a_stride = x.layout.Tk_padded, .b = packed_values, .depth = keys}, x.rows,
-        [&](int64_t r, Vec left, Vec right) HWY_ATTR {
+        f32,
+        {.a = x.S, .a_row = x.layout.Tk_padded, .a_depth = 1, .b = packed_values, .depth = keys},
+        x.rows, [&](int64_t r, Vec left, Vec right) HWY_ATTR {
           float* to = x.O + r * stride + first;
           const Vec decay = hn::Set(f32, x.decay[r]);
           hn::Store(hn::MulAdd(hn::Load(f32, to), decay, left), f32, to);
           hn::Store(hn::MulAdd(hn::Load(f32, to + lanes), decay, right), f32, to + lanes);
         });
-  }
-}
-
-template <class Element>
-void store_scaled(const float* from, float factor, int64_t D, Element* to) {
-  const F32 f32;
-  const hn::CappedTag<float, 1> one;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
-  int64_t c = 0;
-  for (; c + lanes <= D; c += lanes) {
-    store_row(f32, hn::Mul(hn::LoadU(f32, from + c), hn::Set(f32, factor)), to + c);
-  }
-  for (; c < D; ++c) {
-    store_row(one, hn::Mul(hn::LoadU(one, from + c), hn::Set(one, factor)), to + c);
   }
 }
 

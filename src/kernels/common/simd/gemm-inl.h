@@ -25,10 +25,11 @@ HWY_INLINE int64_t panel_width() {
   return 2 * static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
 }
 
-// A is [rows, depth] with a row stride; B one panel [depth, panel_width()].
+// A is [rows, depth], either of them innermost; B one panel [depth, panel_width()].
 struct PanelProduct {
   const float* a;
-  int64_t a_stride;
+  int64_t a_row;    // stride from row to row
+  int64_t a_depth;  // and along the depth
   const float* b;
   int64_t depth;
 };
@@ -40,10 +41,10 @@ HWY_INLINE void multiply_rows(F32 f32, const PanelProduct& p, const Finish& fini
   const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
   const float* a = p.a;
   const float* b = p.b;
-  const int64_t stride = p.a_stride;
+  const int64_t stride = p.a_row, step = p.a_depth;
   auto c00 = hn::Zero(f32), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
   auto c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
-  for (int64_t i = 0; i < p.depth; ++i, ++a, b += 2 * lanes) {
+  for (int64_t i = 0; i < p.depth; ++i, a += step, b += 2 * lanes) {
     const auto b0 = hn::Load(f32, b), b1 = hn::Load(f32, b + lanes);
     const auto a0 = hn::Set(f32, a[0]);
     c00 = hn::MulAdd(a0, b0, c00), c01 = hn::MulAdd(a0, b1, c01);
@@ -94,7 +95,7 @@ HWY_INLINE void multiply_panel(F32 f32, PanelProduct p, int64_t rows, const Fini
     multiply_rows<decltype(count)::value>(
         f32, p, [&](int64_t r, auto left, auto right) HWY_ATTR { finish(first + r, left, right); });
   };
-  for (; first + kGemmRows <= rows; first += kGemmRows, p.a += kGemmRows * p.a_stride) {
+  for (; first + kGemmRows <= rows; first += kGemmRows, p.a += kGemmRows * p.a_row) {
     run(std::integral_constant<int, 6>());
   }
   switch (rows - first) {
