@@ -1,5 +1,6 @@
 // Our side of a comparison: sets a case up, then runs one iteration a line of standard input and
-// answers with its seconds and the highest resident memory of the process so far.
+// answers with its seconds, the processor's seconds, and the highest resident memory of the process
+// so far.
 #include <chrono>
 #include <cmath>
 #include <fstream>
@@ -13,6 +14,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randn.h>
+#include <sys/resource.h>
 
 #include "base/check.h"
 #include "base/text.h"
@@ -66,6 +68,16 @@ Iteration vae_decode() {
 
 constexpr Case kCases[] = {{"dit_block", dit_block}, {"vae_decode", vae_decode}};
 
+// User and system time of all threads so far.
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 int64_t peak_bytes() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -83,9 +95,11 @@ void serve(const Case& chosen) {
   std::cout << "ready" << std::endl;
   for (std::string line; std::getline(std::cin, line);) {
     const auto start = std::chrono::steady_clock::now();
+    const double cpu_start = cpu_seconds();
     run();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    std::cout << seconds.count() << ' ' << peak_bytes() << std::endl;
+    std::cout << seconds.count() << ' ' << cpu_seconds() - cpu_start << ' ' << peak_bytes()
+              << std::endl;
   }
 }
 

@@ -18,7 +18,7 @@ PROMPT = "a small red circle moves slowly to the upper left on a plain backgroun
 
 
 class Side:
-    """A process that runs one iteration a line: 'seconds peak_bytes' comes back."""
+    """A process that runs one iteration a line: 'seconds cpu_seconds peak_bytes' comes back."""
 
     def __init__(self, command, threads):
         env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -30,18 +30,19 @@ class Side:
     def once(self):
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
-        seconds, peak = self.process.stdout.readline().split()
-        return float(seconds), int(peak)
+        seconds, cpu_seconds, peak = self.process.stdout.readline().split()
+        return float(seconds), float(cpu_seconds), int(peak)
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-def summary(seconds, peak):
-    ordered = sorted(seconds)
-    return {"median_s": statistics.median(ordered), "min_s": ordered[0], "max_s": ordered[-1], "runs": len(ordered),
-            "peak_bytes": peak}
+def summary(turns):
+    """Of (seconds, cpu_seconds, peak_bytes) a turn."""
+    seconds, cpu_seconds, peaks = zip(*turns)
+    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(turns),
+            "cpu_median_s": statistics.median(cpu_seconds), "peak_bytes": max(peaks)}
 
 
 def compare(case, bench, runs, threads):
@@ -49,20 +50,18 @@ def compare(case, bench, runs, threads):
     peer = Side([sys.executable, str(PEERS), "--serve", case, "--threads", str(threads)], threads)
     for side in (ours, peer):
         side.once()  # warm-up
-    times, peaks = ([], []), [0, 0]
-    for _ in range(runs):
-        for index, side in enumerate((ours, peer)):
-            seconds, peak = side.once()
-            times[index].append(seconds)
-            peaks[index] = max(peaks[index], peak)
+    turns = [(ours.once(), peer.once()) for _ in range(runs)]
     ours.close()
     peer.close()
-    return report(case, summary(times[0], peaks[0]), summary(times[1], peaks[1]))
+    return report(case, turns)
 
 
-def report(case, ours, peer):
+def report(case, turns):
+    ours, peer = (summary(side) for side in zip(*turns))
     return {"case": case, "peer": "diffusers 0.42.1", "ours": ours, "theirs": peer,
-            "speed_ratio": peer["median_s"] / ours["median_s"], "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"]}
+            "speed_ratio": peer["median_s"] / ours["median_s"],
+            "cpu_ratio": peer["cpu_median_s"] / ours["cpu_median_s"],
+            "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"]}
 
 
 def timed_process(command, threads):
@@ -73,7 +72,7 @@ def timed_process(command, threads):
     seconds = time.perf_counter() - start
     if status != 0:
         raise RuntimeError(f"{command} failed: {process.stderr.read().decode()}")
-    return seconds, usage.ru_maxrss * 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def compare_pipeline(binary, runs, threads):
@@ -82,14 +81,8 @@ def compare_pipeline(binary, runs, threads):
         commands = ([binary, "generate", "-m", str(MODEL), "-p", PROMPT, "--seed", "7", "--threads", str(threads), "--overwrite",
                      "-o", f"{folder}/ours.mp4"],
                     [sys.executable, str(PEERS), "--pipeline", str(MODEL), PROMPT, f"{folder}/theirs.mp4", "--threads", str(threads)])
-        times, peaks = ([], []), [0, 0]
-        for turn in range(runs + 1):
-            for index, command in enumerate(commands):
-                seconds, peak = timed_process(command, threads)
-                if turn > 0:  # the first turn warms the file cache
-                    times[index].append(seconds)
-                    peaks[index] = max(peaks[index], peak)
-    return report("pipeline", summary(times[0], peaks[0]), summary(times[1], peaks[1]))
+        turns = [[timed_process(command, threads) for command in commands] for _ in range(runs + 1)]
+    return report("pipeline", turns[1:])  # the first turn warms the file cache
 
 
 def cpu_name():
@@ -106,7 +99,7 @@ def main():
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    results = []
+    results, load_before = [], os.getloadavg()
     for case in options.case or ["dit_block", "vae_decode", "pipeline"]:
         if case == "pipeline":
             results.append(compare_pipeline(f"{options.bin}/fastwan", options.runs, options.threads))
@@ -114,7 +107,7 @@ def main():
             results.append(compare(case, f"{options.bin}/fastwan-bench", options.runs, options.threads))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     json.dump({"schema": 1, "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu_name(), "dtype": "float32",
-               "threads": options.threads, "results": results}, sys.stdout, indent=2)
+               "threads": options.threads, "load_average": [load_before[0], os.getloadavg()[0]], "results": results}, sys.stdout, indent=2)
     print()
 
 
