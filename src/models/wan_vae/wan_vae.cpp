@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "io/safetensors.h"
 #include "models/checkpoint.h"
+#include "models/layout/tensors.h"
 #include "models/wan_vae/decoder.h"
 #include "models/wan_vae/encoder.h"
 #include "models/wan_vae/tiling.h"
@@ -194,15 +195,20 @@ at::Tensor WanVae::denormalise(const at::Tensor& latents, LatentForm form) const
 }
 
 std::shared_ptr<WanVae> load_wan_vae(const Path& folder, const VaeOptions& options) {
-  const Path config = folder / "config.json";
-  auto vae = std::make_shared<WanVae>(layout::read_wan_vae(read_json_file(config), config.string()),
-                                      options);
-  load_weights(*vae, io::WeightFiles::open(folder),
-               {.is_ignored = [&options](const std::string& name) {
-                 const bool of_encoder = starts_with_any(name, {"encoder.", "quant_conv."});
-                 return (options.parts == VaeParts::kDecoder && of_encoder) ||
-                        (options.parts == VaeParts::kEncoder && !of_encoder);
-               }});
+  const Path path = folder / "config.json";
+  layout::WanVaeConfig config = layout::read_wan_vae(read_json_file(path), path.string());
+  const auto is_left_out = [parts = options.parts](const std::string& name) {
+    const bool of_encoder = starts_with_any(name, {"encoder.", "quant_conv."});
+    return (parts == VaeParts::kDecoder && of_encoder) ||
+           (parts == VaeParts::kEncoder && !of_encoder);
+  };
+  const LoadOptions load{.is_ignored = is_left_out};
+  const io::WeightFiles files = io::WeightFiles::open(folder);
+  std::vector<layout::TensorSpec> wanted = layout::tensors_of(config);
+  std::erase_if(wanted, [&](const layout::TensorSpec& tensor) { return is_left_out(tensor.name); });
+  check_weights(wanted, files, load);
+  auto vae = std::make_shared<WanVae>(std::move(config), options);
+  load_weights(*vae, files, load);
   return vae;
 }
 
