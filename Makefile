@@ -9,7 +9,7 @@ PYTHON := .deps/venv/bin/python
 DEMO_PROMPT := a small red circle moves slowly to the upper left on a plain background
 
 .NOTPARALLEL:  # ninja spreads the work; two at once would fight for memory
-.PHONY: help setup build test test-slow demo bench check format install clean
+.PHONY: help setup build test test-slow demo bench check format wheel install clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ check: setup-dev  ## format, layers, goldens, docs, sanitizers
 
 format: setup-dev  ## clang-format on every C++ and CUDA file
 	@tools/check_format --fix
+
+wheel: setup-dev build  ## out/wheel/*.whl: the program and its torch operators, for pip
+	@tools/make_wheel $(RELEASE) out/wheel
 
 install: build  ## PREFIX=<folder>: the program and its libraries, without torch and CUDA
 	@tools/bundle $(RELEASE) $(PREFIX)

@@ -13,6 +13,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <sys/resource.h>
 
@@ -20,6 +21,9 @@
 #include "base/text.h"
 #include "models/wan_dit.h"
 #include "models/wan_vae.h"
+#include "ops/block_attention.h"
+#include "ops/block_select.h"
+#include "ops/tiles.h"
 
 namespace fastwan {
 namespace {
@@ -66,7 +70,45 @@ Iteration vae_decode() {
   return [=] { vae->decode(latents); };
 }
 
-constexpr Case kCases[] = {{"dit_block", dit_block}, {"vae_decode", vae_decode}};
+// Attention of 12 heads x 128 over 8 x 28 x 52 tokens: no partial tiles, 182 of them.
+constexpr ops::Grid kVsaGrid{8, 28, 52};
+
+ops::AttentionInputs vsa_inputs() {
+  const auto make = [] { return at::randn({1, ops::volume(kVsaGrid), 12, 128}); };
+  return {.q = make(), .k = make(), .v = make(), .gate = make()};
+}
+
+Iteration vsa_op(double sparsity) {
+  const ops::AttentionInputs in = vsa_inputs();
+  const ops::AttentionPlan plan = ops::plan_tiles(kVsaGrid[0], kVsaGrid[1], kVsaGrid[2], at::kCPU);
+  const auto attention =
+      std::make_shared<ops::VsaAttention>(ops::Sparsity{.value = sparsity}, /*gated=*/true);
+  return [=] { attention->forward(in, plan); };
+}
+
+Iteration vsa_op_sparse() {
+  return vsa_op(0.8);
+}
+
+Iteration vsa_op_all_tiles() {
+  return vsa_op(0.0);
+}
+
+// The fine stage alone, lists from random scores: the worst case for sharing.
+Iteration vsa_kernel() {
+  const ops::AttentionInputs in = vsa_inputs();
+  const int64_t N = ops::num_tiles(kVsaGrid, ops::kTile);
+  const at::Tensor index = ops::block_select(at::randn({1, 12, N, N}), ops::vsa_topk(0.8, N));
+  const at::Tensor count = at::full({1, 12, N}, index.size(3), at::kInt);
+  const at::Tensor sizes = at::full({N}, ops::kTileSlots, at::kInt);
+  return [=] { ops::block_attention(in.q, in.k, in.v, index, count, sizes, sizes); };
+}
+
+constexpr Case kCases[] = {{"dit_block", dit_block},
+                           {"vae_decode", vae_decode},
+                           {"vsa_kernel", vsa_kernel},
+                           {"vsa_op", vsa_op_sparse},
+                           {"vsa_op_all_tiles", vsa_op_all_tiles}};
 
 // User and system time of all threads so far.
 double cpu_seconds() {

@@ -36,7 +36,16 @@ def vae_decode():
     return lambda: vae.decode(latents)
 
 
-CASES = {"dit_block": dit_block, "vae_decode": vae_decode}
+def dense_attention():
+    """The peer of every case of video sparse attention: torch's own attention over all tokens."""
+    import torch
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 8 * 28 * 52, 12, 128).transpose(1, 2) for _ in "qkv")
+    return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+CASES = {"dit_block": dit_block, "vae_decode": vae_decode, "vsa_kernel": dense_attention, "vsa_op": dense_attention,
+         "vsa_op_all_tiles": dense_attention}
 
 
 def serve(name):

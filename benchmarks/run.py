@@ -14,6 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = pathlib.Path(__file__).with_name("peers.py")
 MODEL = ROOT / "models" / "tiny-shapes"
+CASES = ["dit_block", "vae_decode", "pipeline", "vsa_kernel", "vsa_op", "vsa_op_all_tiles"]
 PROMPT = "a small red circle moves slowly to the upper left on a plain background"
 
 
@@ -58,7 +59,8 @@ def compare(case, bench, runs, threads):
 
 def report(case, turns):
     ours, peer = (summary(side) for side in zip(*turns))
-    return {"case": case, "peer": "diffusers 0.42.1", "ours": ours, "theirs": peer,
+    library = "torch 2.11.0 scaled_dot_product_attention, dense" if case.startswith("vsa") else "diffusers 0.42.1"
+    return {"case": case, "peer": library, "ours": ours, "theirs": peer,
             "speed_ratio": peer["median_s"] / ours["median_s"],
             "cpu_ratio": peer["cpu_median_s"] / ours["cpu_median_s"],
             "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"]}
@@ -95,12 +97,12 @@ def cpu_name():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", default=str(ROOT / "build" / "release" / "bin"), help="folder of fastwan and fastwan-bench")
-    parser.add_argument("--case", action="append", choices=["dit_block", "vae_decode", "pipeline"])
+    parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     results, load_before = [], os.getloadavg()
-    for case in options.case or ["dit_block", "vae_decode", "pipeline"]:
+    for case in options.case or CASES:
         if case == "pipeline":
             results.append(compare_pipeline(f"{options.bin}/fastwan", options.runs, options.threads))
         else:

@@ -1,0 +1,53 @@
+"""The package `fastwan`: FastVideo's call, from a build folder and from the wheel."""
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "python"))
+from fastwan import video_sparse_attn  # noqa: E402
+
+SIZES = torch.tensor([64, 64, 32, 8])
+
+
+def inputs():
+    torch.manual_seed(6)
+    return [torch.randn(1, 2, 256, 64) for _ in "qkvw"]
+
+
+def test_call_takes_fastvideos_arguments_by_place_and_by_name():
+    q, k, v, weight = inputs()
+    want = torch.ops.fastwan.video_sparse_attn(q, k, v, SIZES, SIZES, 2, [4, 4, 4], weight)
+    by_place = video_sparse_attn(q, k, v, SIZES, SIZES, 2, (4, 4, 4), weight)
+    by_name = video_sparse_attn(q, k, v, variable_block_sizes=SIZES, q_variable_block_sizes=SIZES, topk=2, block_size=4,
+                                compress_attn_weight=weight)
+    assert torch.equal(by_place, want) and torch.equal(by_name, want)
+
+
+def test_absent_weight_adds_the_coarse_branch_with_weight_one():
+    q, k, v, _ = inputs()
+    with_ones = video_sparse_attn(q, k, v, SIZES, SIZES, 2, compress_attn_weight=torch.ones_like(q))
+    assert torch.equal(video_sparse_attn(q, k, v, SIZES, SIZES, 2), with_ones)
+    assert not torch.equal(video_sparse_attn(q, k, v, SIZES, SIZES, 2, compress_attn_weight=torch.zeros_like(q)), with_ones)
+
+
+def test_bad_topk_is_a_value_error():
+    q, k, v, _ = inputs()
+    with pytest.raises(ValueError, match="topk must lie between 1 and the number of key tiles, 4, got 5"):
+        video_sparse_attn(q, k, v, SIZES, SIZES, 5)
+
+
+def test_wheel_installs_and_runs_without_the_build_folder(tmp_path):
+    build = pathlib.Path(os.environ["FASTWAN_LIB_DIR"]).parent
+    subprocess.run([sys.executable, "tools/make_wheel", str(build), str(tmp_path), "--operators-only"], cwd=ROOT, check=True)
+    wheel, = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target",
+                    str(tmp_path / "site"), str(wheel)], check=True)
+    environment = {k: v for k, v in os.environ.items() if k != "FASTWAN_LIB_DIR"} | {"PYTHONPATH": str(tmp_path / "site")}
+    code = "import fastwan, torch; print(fastwan.__file__, torch.ops.fastwan.vsa_topk(.8, 624))"
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert printed.stdout.split() == [str(tmp_path / "site" / "fastwan" / "__init__.py"), "125"]
