@@ -108,7 +108,7 @@ AttentionPlan plan_tiles(const Grid& grid, const Grid& tile, at::Device device) 
 at::Tensor to_tiles(const at::Tensor& x, const AttentionPlan& plan) {
   const c10::SymInt slots = plan.tile_sizes.sym_size(0) * plan.tile_slots;
   return at::zeros_symint({x.sym_size(0), slots, x.sym_size(2), x.sym_size(3)}, x.options())
-      .index_copy(1, plan.raster_slot, x);  // [B, N*slots, H, D]
+      .index_copy_(1, plan.raster_slot, x);  // [B, N*slots, H, D]
 }
 
 at::Tensor to_raster(const at::Tensor& tiled, const AttentionPlan& plan) {
