@@ -13,6 +13,7 @@
 #include "ops/block_attention.h"
 #include "ops/block_select.h"
 #include "ops/checks.h"
+#include "ops/fused_raster.h"
 #include "ops/registry.h"
 #include "ops/tile_mean.h"
 #include "ops/tiles.h"
@@ -34,6 +35,12 @@ struct TiledInputs {
 struct Branches {
   at::Tensor coarse;  // [B, Nq, H, D], undefined unless wanted
   at::Tensor fine;    // [B, Nq*T, H, D]
+};
+
+struct RasterOptions {
+  int64_t topk;
+  std::optional<double> scale;
+  bool may_fuse;  // tiles of 4x4x4
 };
 
 struct Options {
@@ -70,10 +77,14 @@ void check_topk(const char* op, int64_t topk, const c10::SymInt& tiles) {
                     topk);
 }
 
+bool are_cubes_of_4(at::IntArrayRef tile) {
+  return tile == at::IntArrayRef{kTileSide, kTileSide, kTileSide};
+}
+
 at::Tensor raster(const AttentionInputs& in,
                   const AttentionPlan& plan,
-                  int64_t topk,
-                  std::optional<double> scale) {
+                  const RasterOptions& options) {
+  const auto& [topk, scale, may_fuse] = options;
   check_rank(kRasterOp, {"q", in.q}, 4, "B S H D");
   const std::vector<Dim> dims{{"B", in.q.sym_size(0)},
                               {"S", plan.T * plan.H * plan.W},
@@ -89,6 +100,11 @@ at::Tensor raster(const AttentionInputs& in,
     check_alike(kRasterOp, {"q", in.q}, {{"gate", in.gate}});
   }
   check_topk(kRasterOp, topk, plan.tile_sizes.sym_size(0));
+  if (may_fuse && !scale) {
+    if (const auto fused = fused_raster(in, {.T = plan.T, .H = plan.H, .W = plan.W}, topk)) {
+      return *fused;  // [B, S, H, D]
+    }
+  }
   const Branches tiled = attend({.q = to_tiles(in.q, plan),
                                  .k = to_tiles(in.k, plan),
                                  .v = to_tiles(in.v, plan),
@@ -120,7 +136,8 @@ at::Tensor raster_op(const at::Tensor& q,
                      at::IntArrayRef tile,
                      std::optional<double> scale) {
   const AttentionPlan plan = plan_tiles(three("grid", grid), three("tile", tile), q.device());
-  return raster({.q = q, .k = k, .v = v, .gate = gate.value_or(at::Tensor())}, plan, topk, scale);
+  return raster({.q = q, .k = k, .v = v, .gate = gate.value_or(at::Tensor())}, plan,
+                {.topk = topk, .scale = scale, .may_fuse = are_cubes_of_4(tile)});
 }
 
 // FastVideo's operator: [B, H, S, D] in tile order; an absent weight counts as 1.
@@ -164,7 +181,8 @@ at::Tensor tiled_op(const at::Tensor& q,
 at::Tensor video_sparse_attn_raster(const AttentionInputs& in,
                                     const AttentionPlan& plan,
                                     int64_t topk) {
-  return raster(in, plan, topk, std::nullopt);
+  return raster(in, plan,
+                {.topk = topk, .scale = std::nullopt, .may_fuse = plan.tile_slots == kTileSlots});
 }
 
 void register_video_sparse_attn(torch::Library& m) {

@@ -154,6 +154,7 @@ kernels::FineBackwardArgs Problem::backward_args() const {
           .out = tokens<const Bf16>(d_out.data(), queries),
           .dout = tokens<const Bf16>(d_dout.data(), queries),
           .lse = d_lse.data(),
+          .dlse = nullptr,
           .dq = tokens(d_dq.data(), queries),
           .dk = tokens(d_dk.data(), keys),
           .dv = tokens(d_dv.data(), keys),

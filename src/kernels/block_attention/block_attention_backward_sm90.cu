@@ -102,6 +102,9 @@ __global__ void __launch_bounds__(kStatWarps * 32)
   }
   if (lane == 0) {
     const float lse = live ? a.lse[at] : -INFINITY;
+    if (live && a.dlse != nullptr) {
+      delta -= a.dlse[at];
+    }
     stats[at] = make_float2(lse == -INFINITY ? INFINITY : lse * kLog2E, delta);
   }
 }

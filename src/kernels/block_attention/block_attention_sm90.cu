@@ -117,33 +117,58 @@ __device__ uint32_t add_gated(uint32_t fine, uint32_t gate, uint32_t coarse) {
   return *reinterpret_cast<const uint32_t*>(&sum);
 }
 
+// This thread's share of a row of the gate or of the coarse output, fetched at once: one latency a
+// row.
+template <class C>
+struct RowShare {
+  uint4 x[C::kD / 32];
+
+  __device__ void fetch(const Bf16* row) {
+    const auto* from = reinterpret_cast<const uint4*>(row + 8 * (threadIdx.x % 4));
+#pragma unroll
+    for (int n = 0; n < C::kD / 32; ++n) {
+      x[n] = __ldg(from + 4 * n);
+    }
+  }
+};
+
+__device__ uint4 add_gated(uint4 x, uint4 gate, uint4 coarse) {
+  return make_uint4(add_gated(x.x, gate.x, coarse.x), add_gated(x.y, gate.y, coarse.y),
+                    add_gated(x.z, gate.z, coarse.z), add_gated(x.w, gate.w, coarse.w));
+}
+
 template <class C>
 __device__ void store_output(const float (&o)[C::kD / 2],
                              const Softmax& m,
                              const ForwardParams& p,
                              const OwnRows<C>& rows) {
+  const bool is_gated = p.a.gate.data != nullptr;
+  RowShare<C> coarse{}, gate{};
+  if (is_gated) {
+    const int64_t mean =
+        (int64_t{rows.batch} * p.walk.tiles + rows.tile) * p.walk.heads + rows.head;
+    coarse.fetch(p.a.coarse + mean * C::kD);
+  }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const float sum = quad_sum(m.sum[i]);
     const bool writes = rows.live[i] || !C::kRaster;
+    if (is_gated && rows.live[i]) {
+      gate.fetch(rows.at(p.a.gate, i));
+    }
+    const float sum = quad_sum(m.sum[i]);
     if (p.a.lse != nullptr && writes && threadIdx.x % 4 == 0) {
       p.a.lse[rows.stat(p.walk, i)] =
           rows.live[i] ? (m.base(m.top[i]) + log2f(sum)) * kLn2 : -INFINITY;
     }
-    for_each_piece<C>(o, i, sum > 0 ? 1.0F / sum : 0.0F, [&](int32_t column, uint4 x) {
+    const float inverse = sum > 0 ? 1.0F / sum : 0.0F;
+    for_each_piece<C>(o, i, inverse, [&](int quarter, int32_t column, uint4 x) {
       if (!writes) {
         return;
       }
       if (!rows.live[i]) {
         x = make_uint4(0, 0, 0, 0);
-      } else if (p.a.gate.data != nullptr) {
-        const auto gate = __ldg(reinterpret_cast<const uint4*>(rows.at(p.a.gate, i) + column));
-        const int64_t mean =
-            (int64_t{rows.batch} * p.walk.tiles + rows.tile) * p.walk.heads + rows.head;
-        const auto coarse =
-            __ldg(reinterpret_cast<const uint4*>(p.a.coarse + mean * C::kD + column));
-        x = make_uint4(add_gated(x.x, gate.x, coarse.x), add_gated(x.y, gate.y, coarse.y),
-                       add_gated(x.z, gate.z, coarse.z), add_gated(x.w, gate.w, coarse.w));
+      } else if (is_gated) {
+        x = add_gated(x, gate.x[quarter], coarse.x[quarter]);
       }
       *reinterpret_cast<uint4*>(rows.at(p.a.out, i) + column) = x;
     });

@@ -3,7 +3,8 @@
 //
 //   fine     out as block_attention.h has it; with a gate, out[b, i, h] =
 //            bf16(bf16(coarse[b, i's tile, h] * gate[b, i, h]) + bf16(block attention))
-//   backward delta = rowsum(out * dout), P = exp(scale q k^T - lse), dS = P (dout v^T - delta),
+//   backward delta = rowsum(out * dout), P = exp(scale q k^T - lse), dS = P (dout v^T - delta +
+//   dlse),
 //            dv = P^T dout, dq = scale dS k, dk = scale dS^T q; of block attention alone
 //
 // Dims     as block_attention.h, tiles of 64 slots, D 64 or 128
@@ -52,6 +53,7 @@ struct FineArgs {
 struct FineBackwardArgs {
   Tokens<const Bf16> q, k, v, out, dout;
   const float* lse;
+  const float* dlse;  // gradient of lse, null: none
   Tokens<Bf16> dq, dk, dv;
   BlockList list;
   TokenGrid grid;

@@ -205,7 +205,7 @@ __device__ void for_each_piece(const float (&o)[C::kD / 2],
       x[c] = pack_bf16(o[at] * factor, o[at + 1] * factor);
     }
     transpose_quad(x);
-    write(32 * quarter + 8 * (lane % 4), make_uint4(x[0], x[1], x[2], x[3]));
+    write(quarter, 32 * quarter + 8 * (lane % 4), make_uint4(x[0], x[1], x[2], x[3]));
   }
 }
 
@@ -218,7 +218,7 @@ __device__ void store_rows(const float (&o)[C::kD / 2],
                            const OwnRows<C>& rows) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    for_each_piece<C>(o, i, factor, [&](int32_t column, uint4 x) {
+    for_each_piece<C>(o, i, factor, [&](int, int32_t column, uint4 x) {
       if (rows.live[i] || !C::kRaster) {
         *reinterpret_cast<uint4*>(rows.at(to, i) + column) =
             rows.live[i] ? x : make_uint4(0, 0, 0, 0);

@@ -1,0 +1,16 @@
+// The operators' CUDA implementations. Schemas stand in ops/registry.cpp; the two below exist only
+// where this library is loaded, and video_sparse_attn_raster asks for them.
+#include "ops/cuda/registry_cuda.h"
+
+namespace fastwan::ops {
+
+TORCH_LIBRARY_FRAGMENT(fastwan, m) {
+  define_video_sparse_attn_cuda(m);
+}
+
+TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
+  register_block_attention_cuda(m);
+  register_video_sparse_attn_cuda(m);
+}
+
+}  // namespace fastwan::ops

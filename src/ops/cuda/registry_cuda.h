@@ -1,0 +1,12 @@
+// What each file of libfastwan_ops_cuda.so registers.
+#pragma once
+
+#include <torch/library.h>
+
+namespace fastwan::ops {
+
+void register_block_attention_cuda(torch::Library& m);
+void define_video_sparse_attn_cuda(torch::Library& m);
+void register_video_sparse_attn_cuda(torch::Library& m);
+
+}  // namespace fastwan::ops
