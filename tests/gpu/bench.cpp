@@ -5,6 +5,7 @@
 #include <functional>
 #include <string>
 
+#include "kernels/block_attention/block_attention_mma.h"
 #include "tests/gpu/coarse.h"
 #include "tests/gpu/problem.h"
 
@@ -12,6 +13,7 @@ namespace fastwan::gpu {
 namespace {
 
 namespace sm90 = kernels::cuda::sm90;
+namespace mma = kernels::cuda::mma;
 
 constexpr int kRepeats = 21;
 constexpr int kWarmUps = 5;
@@ -128,10 +130,21 @@ std::vector<std::string> bench(const Case& c, Clock& clock) {
                           tiles));
     }
     const kernels::FineBackwardArgs back = p.backward_args();
-    DeviceArray<uint8_t> more(static_cast<std::size_t>(sm90::workspace_bytes(back)));
+    DeviceArray<uint8_t> more(static_cast<std::size_t>(
+        std::max(sm90::workspace_bytes(back), mma::workspace_bytes(back))));
     const auto backward = [&] { sm90::block_attention_backward(back, more.data(), nullptr); };
     rows.push_back(
         json({"vsa.kernel.bwd", "uniform", c, order, kBackward, clock.time(backward)}, tiles));
+    if (order == Order::kTiledHeadMajor && c.H == 12) {  // the portable kernels: some rows suffice
+      const auto portable = [&] { mma::block_attention(fine, mma::Format::kBf16, nullptr); };
+      rows.push_back(
+          json({"vsa.mma.fwd", "uniform", c, order, kForward, clock.time(portable)}, tiles));
+      const auto portable_back = [&] {
+        mma::block_attention_backward(back, mma::Format::kBf16, more.data(), nullptr);
+      };
+      rows.push_back(
+          json({"vsa.mma.bwd", "uniform", c, order, kBackward, clock.time(portable_back)}, tiles));
+    }
   }
   return rows;
 }

@@ -1,6 +1,6 @@
-// The Hopper kernels against the host's double precision: every order, head size, ragged tile,
-// empty list; the same bits each time. Bar: at most twice the error of the same roundings on the
-// host, plus one ulp.
+// The Hopper and the portable kernels against the host's double precision: every order, head size,
+// ragged tile, empty list; the same bits each time. Bar: at most twice the error of the same
+// roundings on the host, plus one ulp.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,6 +8,9 @@
 #include <limits>
 #include <string>
 
+#include <cuda_fp16.h>
+
+#include "kernels/block_attention/block_attention_mma.h"
 #include "kernels/vsa_coarse/vsa_coarse.h"
 #include "tests/gpu/coarse.h"
 #include "tests/gpu/problem.h"
@@ -17,6 +20,7 @@ namespace fastwan::gpu {
 namespace {
 
 namespace sm90 = kernels::cuda::sm90;
+namespace mma = kernels::cuda::mma;
 
 struct Errors {
   double worst = 0, square = 0, range = 0;
@@ -103,18 +107,64 @@ bool same_bits_again(const std::function<void()>& run, const DeviceArray<Bf16>& 
   return true;
 }
 
-bool forward_holds(Problem& p, bool with_gate, int64_t every) {
+enum class Kernel { kHopper, kPortable, kPortableHalf };
+
+// The same numbers as fp16 bits, and back. What fp16 cannot hold of a bf16 in N(0, 1) is below
+// 1e-7.
+std::vector<Bf16> to_half_bits(std::vector<Bf16> x) {
+  std::transform(x.begin(), x.end(), x.begin(),
+                 [](Bf16 v) { return Bf16{__half_as_ushort(__float2half(to_float(v)))}; });
+  return x;
+}
+
+std::vector<Bf16> from_half_bits(std::vector<Bf16> x) {
+  std::transform(x.begin(), x.end(), x.begin(),
+                 [](Bf16 v) { return round_to_bf16(__half2float(__ushort_as_half(v.bits))); });
+  return x;
+}
+
+// Uploads what the kernel reads, in its format.
+void upload(Problem& p, Kernel kernel) {
+  const auto in_format = [&](const std::vector<Bf16>& x) {
+    return kernel == Kernel::kPortableHalf ? to_half_bits(x) : x;
+  };
+  p.d_q.upload(in_format(p.q));
+  p.d_k.upload(in_format(p.k));
+  p.d_v.upload(in_format(p.v));
+  p.d_dout.upload(in_format(p.dout));
+}
+
+std::vector<Bf16> download(const DeviceArray<Bf16>& x, Kernel kernel) {
+  return kernel == Kernel::kPortableHalf ? from_half_bits(x.download()) : x.download();
+}
+
+mma::Format format_of(Kernel kernel) {
+  return kernel == Kernel::kPortableHalf ? mma::Format::kFp16 : mma::Format::kBf16;
+}
+
+struct ForwardOptions {
+  bool with_gate = false;
+  int64_t every = 1;
+  Kernel kernel = Kernel::kHopper;
+};
+
+bool forward_holds(Problem& p, const ForwardOptions& options) {
+  const auto& [with_gate, every, kernel] = options;
   const kernels::FineArgs args = p.forward_args(with_gate);
   DeviceArray<uint8_t> workspace(static_cast<std::size_t>(sm90::workspace_bytes(args)));
+  upload(p, kernel);
   p.d_out.fill_bytes(0xFF);
   p.d_lse.fill_bytes(0xFF);
-  const auto run = [&] { sm90::block_attention(args, workspace.data(), nullptr); };
+  const auto run = [&, kernel = kernel] {
+    kernel == Kernel::kHopper ? sm90::block_attention(args, workspace.data(), nullptr)
+                              : mma::block_attention(args, format_of(kernel), nullptr);
+  };
   run();
   check(cudaDeviceSynchronize(), "block_attention");
   const Wanted wanted{.gate = with_gate, .every = every};
   const Results want = reference(p, Rounding::kNone, wanted);
   const Results plain = reference(p, Rounding::kAsKernel, wanted);
-  const std::vector<Bf16> out = p.d_out.download();
+  const std::vector<Bf16> out = download(p.d_out, kernel);
   bool ok = holds("out", {gather(p, out, p.queries), plain.out, want.out, kBf16Ulp});
   ok &= holds("lse", {gather_lse(p, p.d_lse.download()), plain.lse, want.lse, kLseUlp});
   ok &= zero_without_token(p, out, p.queries);
@@ -122,23 +172,29 @@ bool forward_holds(Problem& p, bool with_gate, int64_t every) {
   return ok;
 }
 
-bool backward_holds(Problem& p) {
+bool backward_holds(Problem& p, Kernel kernel) {
   const kernels::FineBackwardArgs args = p.backward_args();
-  DeviceArray<uint8_t> workspace(static_cast<std::size_t>(sm90::workspace_bytes(args)));
+  DeviceArray<uint8_t> workspace(
+      static_cast<std::size_t>(std::max(sm90::workspace_bytes(args), mma::workspace_bytes(args))));
   for (auto* gradient : {&p.d_dq, &p.d_dk, &p.d_dv}) {
     gradient->fill_bytes(0xFF);
   }
-  const auto run = [&] { sm90::block_attention_backward(args, workspace.data(), nullptr); };
+  const auto run = [&] {
+    kernel == Kernel::kHopper
+        ? sm90::block_attention_backward(args, workspace.data(), nullptr)
+        : mma::block_attention_backward(args, format_of(kernel), workspace.data(), nullptr);
+  };
   run();
   check(cudaDeviceSynchronize(), "block_attention_backward");
   const Wanted wanted{.gradients = true};
   const Results want = reference(p, Rounding::kNone, wanted);
   const Results plain = reference(p, Rounding::kAsKernel, wanted);
-  bool ok = holds("dq", {gather(p, p.d_dq.download(), p.queries), plain.dq, want.dq, kBf16Ulp});
-  ok &= holds("dk", {gather(p, p.d_dk.download(), p.keys), plain.dk, want.dk, kBf16Ulp});
-  ok &= holds("dv", {gather(p, p.d_dv.download(), p.keys), plain.dv, want.dv, kBf16Ulp});
-  ok &= zero_without_token(p, p.d_dq.download(), p.queries);
-  ok &= zero_without_token(p, p.d_dk.download(), p.keys);
+  bool ok =
+      holds("dq", {gather(p, download(p.d_dq, kernel), p.queries), plain.dq, want.dq, kBf16Ulp});
+  ok &= holds("dk", {gather(p, download(p.d_dk, kernel), p.keys), plain.dk, want.dk, kBf16Ulp});
+  ok &= holds("dv", {gather(p, download(p.d_dv, kernel), p.keys), plain.dv, want.dv, kBf16Ulp});
+  ok &= zero_without_token(p, download(p.d_dq, kernel), p.queries);
+  ok &= zero_without_token(p, download(p.d_dk, kernel), p.keys);
   ok &=
       same_bits_again(run, p.d_dq) && same_bits_again(run, p.d_dk) && same_bits_again(run, p.d_dv);
   return ok;
@@ -169,7 +225,9 @@ bool coarse_holds(const Problem& p) {
   return ok && wrong.empty();
 }
 
-std::vector<Case> small_cases() {
+enum class Extent { kFirst, kSmall, kAll };
+
+std::vector<Case> small_cases(Extent extent) {
   std::vector<Case> cases;
   cases.push_back({.name = "5x6x7",
                    .B = 1,
@@ -213,36 +271,41 @@ std::vector<Case> small_cases() {
                    .grid = {0, 0, 0},
                    .q_sizes = {64},
                    .kv_sizes = {64}});
+  if (extent == Extent::kFirst) {
+    cases.resize(1);
+  }
   return cases;
 }
 
-int run(bool small_only) {
+int run(Extent extent) {
   bool all = true;
-  for (const Case& c : small_cases()) {
+  for (const Case& c : small_cases(extent)) {
     for (const Order order : {Order::kTiled, Order::kTiledHeadMajor, Order::kRaster}) {
       if (order == Order::kRaster && c.grid.T == 0) {
         continue;
       }
       Problem p = make_problem(c, order, 11);
-      const bool gated = forward_holds(p, /*with_gate=*/true, 1);
-      const bool plain =
-          forward_holds(p, /*with_gate=*/false, 1);  // its out and lse serve backward
-      const bool backward = backward_holds(p);
+      const bool gated = forward_holds(p, {.with_gate = true});
+      const bool plain = forward_holds(p, {});  // its out and lse serve backward
+      const bool backward = backward_holds(p, Kernel::kHopper);
+      const bool portable =
+          order == Order::kRaster ||
+          (forward_holds(p, {.kernel = Kernel::kPortable}) && backward_holds(p, Kernel::kPortable));
       const bool coarse = order != Order::kRaster || coarse_holds(p);
-      std::printf("%s %s %s: forward, gate, backward, coarse stage\n",
-                  gated && plain && backward && coarse ? "ok  " : "FAIL", c.name.c_str(),
-                  name_of(order));
-      all &= gated && plain && backward && coarse;
+      std::printf("%s %s %s: forward, gate, backward, portable kernels, coarse stage\n",
+                  gated && plain && backward && portable && coarse ? "ok  " : "FAIL",
+                  c.name.c_str(), name_of(order));
+      all &= gated && plain && backward && portable && coarse;
     }
   }
   for (const Order order : {Order::kTiledHeadMajor, Order::kRaster}) {
-    if (small_only) {
+    if (extent != Extent::kAll) {
       break;
     }
     const Case video{
         .name = "480x832x81", .B = 1, .H = 12, .D = 128, .K = 125, .grid = {21, 30, 52}};
     Problem p = make_problem(video, order, 5);
-    const bool ok = forward_holds(p, /*with_gate=*/false, /*every=*/311);
+    const bool ok = forward_holds(p, {.every = 311});
     std::printf("%s %s %s: forward, sampled\n", ok ? "ok  " : "FAIL", video.name.c_str(),
                 name_of(order));
     all &= ok;
@@ -254,6 +317,11 @@ int run(bool small_only) {
 }  // namespace
 }  // namespace fastwan::gpu
 
+// conformance [small | first]: without the sizes of a video; the first case alone, for slow tools.
 int main(int argc, char** argv) {
-  return fastwan::gpu::run(/*small_only=*/argc > 1 && std::string(argv[1]) == "small");
+  using fastwan::gpu::Extent;
+  const std::string wanted = argc > 1 ? argv[1] : "";
+  return fastwan::gpu::run(wanted == "first"   ? Extent::kFirst
+                           : wanted == "small" ? Extent::kSmall
+                                               : Extent::kAll);
 }
