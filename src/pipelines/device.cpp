@@ -4,11 +4,13 @@
 #include <optional>
 #include <sstream>
 
+#include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "base/text.h"
 
 namespace fastwan::pipelines {
@@ -33,6 +35,15 @@ std::optional<std::string> open_gpu_library() {
   return std::nullopt;
 }
 
+// VSA's GPU kernels; without them its plain version gives the same result, slowly.
+void open_gpu_operators() {
+  if (::dlopen("libfastwan_ops_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    const char* reason = ::dlerror();
+    log::warn(str("sparse attention will be slow: its GPU kernels do not open (",
+                  escape_control(reason), ")"));
+  }
+}
+
 int64_t count_gpus() {
   return c10::impl::hasDeviceGuardImpl(at::kCUDA)
              ? c10::impl::getDeviceGuardImpl(at::kCUDA)->deviceCount()
@@ -54,6 +65,13 @@ int64_t available_host_bytes() {
   throw IoError(Code::kReadFailed, "/proc/meminfo has no MemAvailable. Name an --offload mode");
 }
 
+at::Device on_gpu(int64_t index) {
+  open_gpu_operators();
+  // fp32 shall mean fp32: by default cuDNN's convolutions keep 10 bits of it (TF32).
+  at::globalContext().setAllowTF32CuDNN(false);
+  return {at::kCUDA, static_cast<c10::DeviceIndex>(index)};
+}
+
 }  // namespace
 
 int64_t num_gpus() {
@@ -65,7 +83,7 @@ at::Device resolve_device(const std::string& wanted) {
     return at::kCPU;
   }
   if (wanted == "auto") {
-    return num_gpus() > 0 ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+    return num_gpus() > 0 ? on_gpu(0) : at::Device(at::kCPU);
   }
   int64_t index = 0;
   if (wanted != "cuda") {
@@ -87,7 +105,7 @@ at::Device resolve_device(const std::string& wanted) {
                                        : str("this machine has ", count, ", numbered from 0")),
             ". --device cpu needs none"));
   }
-  return {at::kCUDA, static_cast<c10::DeviceIndex>(index)};
+  return on_gpu(index);
 }
 
 int64_t free_memory_bytes(at::Device device) {
