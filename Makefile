@@ -36,7 +36,7 @@ demo: $(RELEASE)/build.ninja  ## from nothing to out/demo.mp4 and its contact sh
 bench: setup-dev build  ## our speed against diffusers on this machine, as JSON
 	@$(PYTHON) benchmarks/run.py
 
-check: setup-dev  ## format, layers, goldens, docs, sanitizers
+check: setup-dev $(RELEASE)/build.ninja  ## format, layers, goldens, docs, sanitizers
 	@tools/check_format
 	@tools/check_layers
 	@tools/check_goldens
