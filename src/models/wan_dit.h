@@ -132,6 +132,7 @@ class WanDit final : public torch::nn::Module {
   const layout::WanDitConfig& config() const { return config_; }
   const RoundingProfile& profile() const { return profile_; }
   const ops::Attention& attention() const { return *attention_; }
+  const std::shared_ptr<const ops::Attention>& shared_attention() const { return attention_; }
   // The plan of a latent shape [B, C, T, H, W].
   ops::AttentionPlan plan_for(at::IntArrayRef latent_sizes, at::Device device) const;
 
