@@ -1,0 +1,48 @@
+// What a training run is asked beside its recipe, and what it answers. Nothing here changes what is
+// computed from a fresh start, so nothing here is part of the recipe or its hash.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+
+namespace fastwan::config {
+
+struct TrainRun {
+  std::string resume = "auto";  // auto, latest, none or a checkpoint folder
+  // Differences from the checkpoint that are accepted: seed, dataset, world_size, config, or
+  // dotted keys of the recipe.
+  std::vector<std::string> allow_change;
+  bool deterministic = false;
+  std::string device = "auto";  // auto, cpu, cuda or cuda:i
+  int64_t threads = 0;          // 0: all cores
+  // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
+  std::vector<Path> media_roots;
+};
+
+// After an iteration that was logged.
+struct TrainProgress {
+  int64_t step = 0;   // 1-based
+  int64_t total = 0;  // training.loop.max_train_steps
+  std::map<std::string, double> metrics;
+};
+
+// What the command line listens to; empty functions are not called.
+struct TrainListener {
+  std::function<void(const TrainProgress&)> on_progress;
+  std::function<void(const std::string&)> on_note;
+};
+
+struct TrainReport {
+  std::string device;
+  int64_t step = 0;          // iterations done
+  bool is_complete = false;  // false: stopped on request or by max_seconds, resumable
+  Path checkpoint;           // the last one committed
+  std::vector<Path> exports;
+};
+
+}  // namespace fastwan::config
