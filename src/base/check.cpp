@@ -39,6 +39,7 @@ constexpr std::array kCodes = {
     CodeInfo{Code::kBadImage, "bad_image", 3, 422},
     CodeInfo{Code::kUnsafeFormat, "unsafe_format", 3, 422},
     CodeInfo{Code::kLoraMismatch, "lora_mismatch", 3, 422},
+    CodeInfo{Code::kBadDataset, "bad_dataset", 3, 422},
     CodeInfo{Code::kNotFound, "not_found", 4, 404},
     CodeInfo{Code::kNoPermission, "no_permission", 4, 403},
     CodeInfo{Code::kDiskFull, "disk_full", 5, 507},

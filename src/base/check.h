@@ -43,6 +43,7 @@ enum class Code {
   kBadImage,
   kUnsafeFormat,
   kLoraMismatch,
+  kBadDataset,
   // not found, no permission: exit 4
   kNotFound,
   kNoPermission,
