@@ -44,6 +44,7 @@ enum class Code {
   kUnsafeFormat,
   kLoraMismatch,
   kBadDataset,
+  kBadCheckpoint,
   // not found, no permission: exit 4
   kNotFound,
   kNoPermission,
@@ -62,6 +63,9 @@ enum class Code {
   kNonFinite,
   // state conflict: exit 8
   kExists,
+  kLocked,
+  kNewerFormat,
+  kChangedRun,
   // device fault: exit 10
   kDeviceFault,
   // stopped by the user: exit 130

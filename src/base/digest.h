@@ -1,7 +1,9 @@
 // SHA-256 (OpenSSL).
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,7 +21,8 @@ class Sha256 {
   Sha256& operator=(const Sha256&) = delete;
   void update(std::span<const std::byte> bytes);
   void update(std::string_view text);
-  std::string hex();  // finishes; call once
+  std::array<std::byte, 32> bytes();  // finishes; call once, this or hex()
+  std::string hex();
 
  private:
   struct Impl;
@@ -28,5 +31,10 @@ class Sha256 {
 
 std::string sha256_hex(std::string_view content);
 std::string sha256_file(const Path& file);
+
+// Tree digest of a file: sha256 over the raw digests of its chunks of 16 MiB, in order, so that all
+// cores can help. An empty file has no chunk: sha256 of nothing.
+inline constexpr int64_t kDigestChunkBytes = int64_t{16} << 20;
+std::string sha256_tree(const Path& file);
 
 }  // namespace fastwan

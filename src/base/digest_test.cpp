@@ -36,5 +36,22 @@ TEST(Sha256, OfAFileIsThatOfItsBytes) {
   }
 }
 
+// The law in plain words, on a file of two chunks and a byte.
+TEST(Sha256Tree, IsTheDigestOfTheDigestsOfItsChunks) {
+  TempFolder folder;
+  std::string content(static_cast<std::size_t>(2 * kDigestChunkBytes + 1), 'x');
+  content[20'000'000] = 'y';
+  write_durably(folder.where() / "f", content);
+  Sha256 tree;
+  for (std::size_t first = 0; first < content.size(); first += kDigestChunkBytes) {
+    Sha256 chunk;
+    chunk.update(std::string_view(content).substr(first, kDigestChunkBytes));
+    tree.update(chunk.bytes());
+  }
+  EXPECT_EQ(sha256_tree(folder.where() / "f"), tree.hex());
+  write_durably(folder.where() / "empty", "");
+  EXPECT_EQ(sha256_tree(folder.where() / "empty"), sha256_hex(""));
+}
+
 }  // namespace
 }  // namespace fastwan

@@ -71,26 +71,6 @@ Path folder_of(const Path& file) {
   return file.has_parent_path() ? file.parent_path() : Path(".");
 }
 
-void sync_folder(const Path& folder) {
-  const Descriptor descriptor(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (::fsync(descriptor.get()) != 0 && errno != EINVAL) {
-    throw_io_error(errno, folder, "fsync");
-  }
-}
-
-void rename_durably(const Path& from, const Path& to) {
-  {
-    const Descriptor descriptor(from, O_RDONLY | O_CLOEXEC);
-    if (::fsync(descriptor.get()) != 0) {
-      throw_io_error(errno, from, "fsync");
-    }
-  }
-  if (::rename(from.c_str(), to.c_str()) != 0) {
-    throw_io_error(errno, to, "rename to");
-  }
-  sync_folder(folder_of(to));
-}
-
 }  // namespace
 
 void throw_io_error(int error_number, const Path& file, const char* action) {
@@ -163,6 +143,26 @@ void require_writable_folder(const Path& folder) {
   if (::access(target.c_str(), W_OK | X_OK) != 0) {
     throw_io_error(errno, target, "write into");
   }
+}
+
+void sync_folder(const Path& folder) {
+  const Descriptor descriptor(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (::fsync(descriptor.get()) != 0 && errno != EINVAL) {
+    throw_io_error(errno, folder, "fsync");
+  }
+}
+
+void rename_durably(const Path& from, const Path& to) {
+  {
+    const Descriptor descriptor(from, O_RDONLY | O_CLOEXEC);
+    if (::fsync(descriptor.get()) != 0) {
+      throw_io_error(errno, from, "fsync");
+    }
+  }
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    throw_io_error(errno, to, "rename to");
+  }
+  sync_folder(folder_of(to));
 }
 
 AtomicFile::AtomicFile(Path to) : to_(std::move(to)) {

@@ -24,6 +24,12 @@ std::string read_file(const Path& file, int64_t limit = int64_t{1} << 30);
 // A folder that can be written into, checked before any work; creates it when its parent exists.
 void require_writable_folder(const Path& folder);
 
+// What was created, renamed or removed in a folder is on the disk when this returns.
+void sync_folder(const Path& folder);
+// A file or folder under its final name: fsync, rename, fsync of the folder that holds it. What a
+// folder holds must have been synced before.
+void rename_durably(const Path& from, const Path& to);
+
 class FileSink {
  public:
   virtual ~FileSink() = default;

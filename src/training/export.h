@@ -1,0 +1,53 @@
+// Trained weights as a Diffusers folder that `fastwan generate` and diffusers load.
+//
+//   <to>/transformer/config.json                              of the base model
+//        transformer/diffusion_pytorch_model*.safetensors     one file, or shards and an index
+//        vae, text_encoder, tokenizer, scheduler, ...         of the base model, copied or linked
+//        model_index.json                                     of the base model, with the class
+//        named
+//
+// Names and shapes are the unit tables'; VSA gates are blocks.N.to_gate_compress, which diffusers
+// leaves out with a warning.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/files.h"
+#include "training/checkpoint.h"
+
+namespace fastwan::training {
+
+// One weight, made when it is written, so that a large model need not be held twice.
+struct ExportTensor {
+  std::string name;
+  std::vector<int64_t> shape;
+  std::function<at::Tensor()> value;
+};
+
+// All tensors of a role, from its units. bad_checkpoint when it has no such role or pieces.
+std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
+                                     const std::string& role,
+                                     PieceKind kind);
+
+struct ExportOptions {
+  Path base;                                // Diffusers folder with all other components
+  Path to;                                  // must not exist, but for replaces = true
+  std::string component = "transformer";    // the folder of `base` that is replaced
+  std::string class_name;                   // _class_name of model_index.json; empty: the base's
+  at::ScalarType dtype = at::kFloat;        // fp32 or bf16, rounded once
+  int64_t max_file_bytes = 10'000'000'000;  // larger: shards
+  int64_t limit_bytes = 0;                  // refuse any file above it; 0: no limit
+  bool links = false;                       // other components as symbolic links
+  bool replaces = false;                    // an older export is replaced when the new one is whole
+};
+// Written beside `to` and renamed when whole. exists; does_not_fit above limit_bytes; not_found
+// when the base lacks model_index.json; missing_weights when names or shapes are not those of its
+// config.
+void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions& options);
+
+}  // namespace fastwan::training
