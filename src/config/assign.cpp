@@ -59,6 +59,20 @@ void assign(std::vector<int64_t>& to,
   }
 }
 
+void assign(std::array<double, 2>& to,
+            const std::vector<std::string>& texts,
+            const Range& range,
+            const std::string& where) {
+  const std::vector<std::string> parts = texts.size() == 1 ? split(texts[0], ',') : texts;
+  if (parts.size() != to.size()) {
+    throw_bad_value(where, "two numbers",
+                    str(parts.size(), parts.size() == 1 ? " value" : " values"));
+  }
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    to[i] = to_number(trim(parts[i]), range, where);
+  }
+}
+
 std::vector<std::string> to_texts(const std::string& value) {
   return {value};
 }
@@ -69,6 +83,10 @@ std::vector<std::string> to_texts(const std::vector<int64_t>& value) {
     out.push_back(std::to_string(number));
   }
   return out;
+}
+
+std::vector<std::string> to_texts(const std::array<double, 2>& value) {
+  return {format_number(value[0]), format_number(value[1])};
 }
 
 }  // namespace fastwan::config

@@ -1,6 +1,7 @@
 // Text to typed setting, with one form of error for flags, run files and overrides.
 #pragma once
 
+#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -71,6 +72,11 @@ void assign(std::vector<int64_t>& to,
             const std::vector<std::string>& texts,
             const Range& range,
             const std::string& where);
+// Two numbers: two texts, or one with a comma.
+void assign(std::array<double, 2>& to,
+            const std::vector<std::string>& texts,
+            const Range& range,
+            const std::string& where);
 template <class E>
 requires std::is_enum_v<E>
 void assign(E& to, const std::vector<std::string>& texts, const Range&, const std::string& where) {
@@ -103,6 +109,7 @@ inline std::vector<std::string> to_texts(const std::vector<std::string>& value) 
   return value;
 }
 std::vector<std::string> to_texts(const std::vector<int64_t>& value);
+std::vector<std::string> to_texts(const std::array<double, 2>& value);
 template <class E>
 requires std::is_enum_v<E> std::vector<std::string> to_texts(E value) {
   return {name_of(value)};

@@ -46,7 +46,7 @@ enum class ReduceDtype { kFp32, kBf16 };
 enum class AccumSync { kEach, kLast };
 enum class DataSource { kParquet, kShapes };
 enum class RowKind { kT2v, kTextOnly };
-enum class ShapesSplit { kSeen, kHeldOut, kAll };
+enum class ShapesRange { kTraining, kVae, kProbe };
 
 std::span<const EnumName<MethodKind>> names(MethodKind);
 std::span<const EnumName<NetworkKind>> names(NetworkKind);
@@ -64,7 +64,7 @@ std::span<const EnumName<ReduceDtype>> names(ReduceDtype);
 std::span<const EnumName<AccumSync>> names(AccumSync);
 std::span<const EnumName<DataSource>> names(DataSource);
 std::span<const EnumName<RowKind>> names(RowKind);
-std::span<const EnumName<ShapesSplit>> names(ShapesSplit);
+std::span<const EnumName<ShapesRange>> names(ShapesRange);
 
 using Betas = std::array<double, 2>;
 
@@ -83,7 +83,7 @@ struct RoleModel {
   WeightsInit init = WeightsInit::kPretrained;
   bool trainable = true;
   double flow_shift = 3.0;
-  AttentionBackend attention_backend = AttentionBackend::kAuto;  // resolved: kVsa or kDense
+  AttentionBackend attention_backend = AttentionBackend::kAuto;        // resolved: kVsa or kDense
   Recompute enable_gradient_checkpointing_type = Recompute::kInherit;  // resolved
   Lora lora;
 };
@@ -127,10 +127,9 @@ struct Distributed {
 // Procedural captioned clips; their size is training.data.num_{frames,height,width}.
 struct ShapesData {
   int64_t seed = 0;
-  int64_t first_index = 0;
+  ShapesRange range = ShapesRange::kTraining;  // ranges do not meet
+  int64_t first_index = 0;                     // of the range
   int64_t count = 32768;
-  ShapesSplit split = ShapesSplit::kSeen;
-  int64_t level = 1;
   int64_t crop_frames = 0;
 };
 
@@ -155,7 +154,7 @@ struct Optimizer {
   double eps = 1e-8;
   LrScheduler lr_scheduler = LrScheduler::kConstant;
   int64_t lr_warmup_steps = 0;
-  int64_t lr_num_cycles = 0;
+  double lr_num_cycles = 0.5;
   double lr_power = 1.0;
   double min_lr_ratio = 0.5;
   MomentDtype m_dtype = MomentDtype::kFp32;
@@ -203,6 +202,7 @@ struct Vsa {
   double VSA_decay_rate = 0.01;
   int64_t VSA_decay_interval_steps = 0;
   TopkFormula topk_rule = TopkFormula::kPadded;
+  bool coarse_branch = true;
 };
 
 struct Training {
@@ -279,8 +279,8 @@ Recipe parse_recipe(std::string_view yaml,
                     std::span<const Override> overrides = {},
                     std::vector<std::string>* notes = nullptr);
 
-// The same without a file: everything comes from overrides on the defaults of a method.
-Recipe make_recipe(MethodKind method, std::span<const Override> overrides);
+// The method that a file names, for what must be known before all of it is read.
+MethodKind method_in(const Path& file);
 
 // What can be refused without weights: order of the step list, ranges, replicate x shard = GPUs,
 // rules of k, betas, roles that a method needs. InvalidInput bad_value or conflict.
@@ -295,6 +295,9 @@ struct RecipeChange {
   std::string key, before, after;
 };
 std::vector<RecipeChange> recipe_changes(const Recipe& before, const Recipe& after);
+// False for keys that leave weights as they are: where and how often files are written, how long a
+// process runs, what is validated and logged.
+bool affects_training(std::string_view key);
 
 // Processes that see different data: GPUs / sp_size.
 int64_t data_ranks(const Recipe& recipe);
@@ -344,10 +347,9 @@ void describe(Visitor& v, Method& m) {
           m.dmd_denoising_steps);
   v.field({"method.warp_denoising_step", "the list names base timesteps, which flow_shift moves"},
           m.warp_denoising_step);
-  v.field({"method.generator_update_interval",
-           "critic updates for one of the student",
-           {1, 1000000}},
-          m.generator_update_interval);
+  v.field(
+      {"method.generator_update_interval", "critic updates for one of the student", {1, 1000000}},
+      m.generator_update_interval);
   v.field({"method.critic_warmup", "first iterations that update the critic alone", {0, kLargest}},
           m.critic_warmup);
   v.field({"method.real_score_guidance_scale",
@@ -365,10 +367,9 @@ void describe(Visitor& v, Method& m) {
   v.field({"method.fake_score_lr_scheduler", "of the critic; student: the student's"},
           m.fake_score_lr_scheduler);
   v.field({"method.k_scope", "who shares the draw of the student's step"}, m.k_scope);
-  v.field({"method.k_block",
-           "samples that split the steps evenly; 0: independent draws",
-           {0, 1 << 20}},
-          m.k_block);
+  v.field(
+      {"method.k_block", "samples that split the steps evenly; 0: independent draws", {0, 1 << 20}},
+      m.k_block);
   v.field({"method.nan_policy", "a non-finite gradient of the score difference"}, m.nan_policy);
   v.field({"method.cfg_uncond.text", "the teacher's unconditional text"}, m.cfg_uncond_text);
   v.field({"method.boundary_ratio",
@@ -412,13 +413,14 @@ void describe(Visitor& v, Data& d) {
           d.data_path);
   v.field({"training.data.preprocessed_data_type", "what a row holds"}, d.preprocessed_data_type);
   v.field({"training.data.shapes.seed", "of the procedural clips", {0, kLargest}}, d.shapes.seed);
-  v.field({"training.data.shapes.first_index", "first clip", {0, kLargest}}, d.shapes.first_index);
+  v.field({"training.data.shapes.range", "clips of different ranges are different"},
+          d.shapes.range);
+  v.field({"training.data.shapes.first_index", "first clip of the range", {0, 1e12}},
+          d.shapes.first_index);
   v.field({"training.data.shapes.count",
            "clips; where latents are trained on, all are encoded before the first step",
-           {1, kLargest}},
+           {1, 1e12}},
           d.shapes.count);
-  v.field({"training.data.shapes.split", "combinations of attributes that occur"}, d.shapes.split);
-  v.field({"training.data.shapes.level", "objects in a clip", {1, 2}}, d.shapes.level);
   v.field({"training.data.shapes.crop_frames",
            "vae: random windows of so many frames; 0: whole clips",
            {0, 100000}},
@@ -460,11 +462,10 @@ void describe(Visitor& v, Training& t) {
           o.lr_scheduler);
   v.field({"training.optimizer.lr_warmup_steps", "iterations of linear rise", {0, kLargest}},
           o.lr_warmup_steps);
-  v.field({"training.optimizer.lr_num_cycles", "cosine: restarts; 0: half a wave", {0, 1000}},
+  v.field({"training.optimizer.lr_num_cycles", "cosine: waves; half a one falls once", {0, 1000}},
           o.lr_num_cycles);
   v.field({"training.optimizer.lr_power", "polynomial: exponent", {0, 100}}, o.lr_power);
-  v.field({"training.optimizer.min_lr_ratio", "cosine_with_min_lr: floor", {0, 1}},
-          o.min_lr_ratio);
+  v.field({"training.optimizer.min_lr_ratio", "cosine_with_min_lr: floor", {0, 1}}, o.min_lr_ratio);
   v.field({"training.optimizer.m_dtype", "type of the first moment, in memory and on disk"},
           o.m_dtype);
   v.field({"training.optimizer.v_dtype", "type of the second moment, in memory and on disk"},
@@ -537,6 +538,8 @@ void describe(Visitor& v, Training& t) {
           t.vsa.VSA_decay_interval_steps);
   v.field({"training.vsa.topk_rule", "padded: today's FastVideo; unpadded: at FastWan's release"},
           t.vsa.topk_rule);
+  v.field({"training.vsa.coarse_branch", "the gated term of tile means; false: the tiles alone"},
+          t.vsa.coarse_branch);
   v.field({"training.dit_precision", "type of the master weights"}, t.dit_precision);
   v.field({"training.compute_dtype", "type of the networks' arithmetic"}, t.compute_dtype);
 }
@@ -556,14 +559,12 @@ void describe(Visitor& v, Callbacks& c) {
   v.field({"callbacks.validation.prompts", "prompts, where there is no file"}, a.prompts);
   v.field({"callbacks.validation.every_steps", "iterations between; 0: off", {0, kLargest}},
           a.every_steps);
-  v.field({"callbacks.validation.run_at_start", "also before the first iteration"},
-          a.run_at_start);
+  v.field({"callbacks.validation.run_at_start", "also before the first iteration"}, a.run_at_start);
   v.field({"callbacks.validation.sampling_steps", "forwards of a video", {1, 1000}},
           a.sampling_steps);
-  v.field({"callbacks.validation.sampling_timesteps",
-           "timesteps; empty: the method's list",
-           {1, 1000}},
-          a.sampling_timesteps);
+  v.field(
+      {"callbacks.validation.sampling_timesteps", "timesteps; empty: the method's list", {1, 1000}},
+      a.sampling_timesteps);
   v.field({"callbacks.validation.guidance_scale", "1 is off", {0, 100}}, a.guidance_scale);
   v.field({"callbacks.validation.num_frames", "pixel frames; 0: as trained", {0, 100000}},
           a.num_frames);
@@ -571,8 +572,7 @@ void describe(Visitor& v, Callbacks& c) {
 
 template <class Visitor>
 void describe(Visitor& v, Pipeline& p) {
-  v.field({"pipeline.flow_shift", "shift of sampling; 0: the student's", {0, 1000}},
-          p.flow_shift);
+  v.field({"pipeline.flow_shift", "shift of sampling; 0: the student's", {0, 1000}}, p.flow_shift);
   v.field({"pipeline.negative_prompt",
            "the unconditional text of sampling, caption dropout and the teacher's guidance"},
           p.negative_prompt);
