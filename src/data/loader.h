@@ -21,10 +21,10 @@
 namespace fastwan::data {
 
 struct Batch {
-  at::Tensor latents;          // [b, C, T, H, W] fp32, not normalised; undefined: rows of text alone
-  at::Tensor text;             // [b, text_rows, D] fp32, zero rows behind each prompt's end
-  std::vector<int64_t> slots;  // [b] places in the global batch
-  std::vector<int64_t> rows;   // [b] indices in the source
+  at::Tensor latents;  // [b, C, T, H, W] fp32, not normalised; undefined: rows of text alone
+  at::Tensor text;     // [b, text_rows, D] fp32, zero rows behind each prompt's end
+  std::vector<int64_t> slots;         // [b] places in the global batch
+  std::vector<int64_t> rows;          // [b] indices in the source
   std::vector<std::string> captions;  // [b]
   int64_t index = 0;                  // of the global batch, from 0
 };

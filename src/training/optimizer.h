@@ -1,4 +1,5 @@
-// AdamW on a network's units (Loshchilov and Hutter, "Decoupled weight decay regularization", 2019).
+// AdamW on a network's units (Loshchilov and Hutter, "Decoupled weight decay regularization",
+// 2019).
 //
 //   m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2      p -= lr wd p
 //   p -= lr m^ / (sqrt(v^) + eps)       m^ = m / (1 - b1^n), v^ = v / (1 - b2^n), n-th update

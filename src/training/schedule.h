@@ -46,8 +46,8 @@ double lr_factor(const LrSchedule& schedule, int64_t step);
 // s = n rate with n = step / interval rounded down, and exactly `sparsity` once n rate reaches it.
 struct SparsityRamp {
   double sparsity = 0.9;
-  double rate = 0.03;      // 0: constant
-  int64_t interval = 50;   // steps
+  double rate = 0.03;     // 0: constant
+  int64_t interval = 50;  // steps
 };
 double ramped_sparsity(const SparsityRamp& ramp, int64_t step);
 

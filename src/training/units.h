@@ -2,8 +2,8 @@
 // saved in one piece.
 //
 //   master    [padded / shard] on each rank: tensors one behind the other in the byte order of
-//             their Diffusers names, zeros up to a multiple of `shard`; fp32, fp64 where the compute
-//             dtype is fp64; a frozen network holds the compute dtype alone
+//             their Diffusers names, zeros up to a multiple of `shard`; fp32, fp64 where the
+//             compute dtype is fp64; a frozen network holds the compute dtype alone
 //   compute   [padded] in the compute dtype, gathered while it is needed; the module's parameters
 //             are views of it. A rank that holds the whole unit in the compute dtype gathers
 //             nothing: its parameters are views of the master
@@ -51,9 +51,9 @@ struct UnitLayout {
 // `values` restores it.
 struct FlatPiece {
   std::string unit;
-  std::string kind;    // "p" parameters, "m" and "v" moments, "ema"
-  int64_t begin = 0;   // in the logical vector
-  at::Tensor values;   // [end - begin], a view; empty where a rank holds padding alone
+  std::string kind;   // "p" parameters, "m" and "v" moments, "ema"
+  int64_t begin = 0;  // in the logical vector
+  at::Tensor values;  // [end - begin], a view; empty where a rank holds padding alone
 };
 
 struct UnitsOptions {
@@ -132,8 +132,8 @@ class Units {
     at::Tensor open;                     // [padded] compute dtype, while gradients are open
     int64_t users = 0;
   };
-  bool holds_compute() const;   // master and compute are one
-  bool adds_in_place() const;   // backward adds to the gradient itself
+  bool holds_compute() const;  // master and compute are one
+  bool adds_in_place() const;  // backward adds to the gradient itself
   at::Tensor whole(const Unit& unit, at::ScalarType type) const;
   void view_into(int64_t unit, const at::Tensor& flat);
   void withdraw(int64_t unit);
