@@ -1,0 +1,252 @@
+#include "data/loader.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <thread>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <omp.h>
+
+#include "base/check.h"
+#include "base/shape.h"
+#include "base/text.h"
+#include "data/permutation.h"
+
+namespace fastwan::data {
+namespace {
+
+std::string shape_text(const at::Tensor& tensor) {
+  return format_shape({tensor.sizes().data(), tensor.sizes().size()});
+}
+
+void check(const LoaderOptions& options, int64_t rows) {
+  const auto positive = [](int64_t value, const char* name) {
+    if (value < 1) {
+      throw InvalidInput(Code::kBadConfig, str(name, " must be at least 1, got ", value));
+    }
+  };
+  positive(options.global_batch, "the global batch");
+  positive(options.world, "the number of ranks");
+  positive(options.micro_batches, "the number of micro-batches");
+  positive(options.text_rows, "the number of text rows");
+  invariant(options.rank >= 0 && options.rank < options.world, "a rank is below their number");
+  if (options.global_batch % (options.world * options.micro_batches) != 0) {
+    throw InvalidInput(
+        Code::kBadConfig,
+        str("a global batch of ", options.global_batch, " cannot be split into ", options.world,
+            " ranks x ", options.micro_batches, " micro-batches. Choose a multiple of ",
+            options.world * options.micro_batches));
+  }
+  if (rows < options.global_batch) {
+    throw InvalidInput(Code::kBadDataset,
+                       str("the data set has ", rows, " rows, a global batch needs ",
+                           options.global_batch, ". Add rows or choose a smaller batch"));
+  }
+}
+
+at::Tensor first_frames(const Example& example, int64_t frames) {  // [C, T, H, W]
+  if (frames == 0) {
+    return example.latents;
+  }
+  if (example.latents.size(1) < frames) {
+    throw InvalidInput(Code::kBadDataset,
+                       str("row ", escape_control(example.id), " has ", example.latents.size(1),
+                           " latent frames, wanted ", frames));
+  }
+  return example.latents.narrow(1, 0, frames);
+}
+
+at::Tensor join_latents(const std::vector<Example>& examples, int64_t frames) {
+  if (std::none_of(examples.begin(), examples.end(),
+                   [](const Example& e) { return e.latents.defined(); })) {
+    return {};
+  }
+  at::Tensor joined;  // [b, C, T, H, W]
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    if (!examples[i].latents.defined()) {
+      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(examples[i].id),
+                                                " has no latents, others of its batch have"));
+    }
+    const at::Tensor part = first_frames(examples[i], frames);
+    if (!joined.defined()) {
+      std::vector<int64_t> sizes = part.sizes().vec();
+      sizes.insert(sizes.begin(), static_cast<int64_t>(examples.size()));
+      joined = at::empty(sizes, part.options());
+    }
+    if (part.sizes() != joined.sizes().slice(1)) {
+      throw InvalidInput(
+          Code::kBadDataset,
+          str("rows ", escape_control(examples[0].id), " and ", escape_control(examples[i].id),
+              " have latents of unlike shapes: ", shape_text(joined[0]), " and ", shape_text(part),
+              ". One data set holds one size"));
+    }
+    joined[static_cast<int64_t>(i)].copy_(part);
+  }
+  return joined;
+}
+
+at::Tensor join_texts(const std::vector<Example>& examples, int64_t text_rows) {
+  const int64_t width = examples[0].text.size(1);
+  at::Tensor joined = at::zeros({static_cast<int64_t>(examples.size()), text_rows, width},
+                                examples[0].text.options());  // [b, text_rows, D]
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    const at::Tensor& text = examples[i].text;  // [L, D]
+    if (text.size(1) != width) {
+      throw InvalidInput(
+          Code::kBadDataset,
+          str("rows ", escape_control(examples[0].id), " and ", escape_control(examples[i].id),
+              " have text embeddings of widths ", width, " and ", text.size(1)));
+    }
+    const int64_t length = std::min(text.size(0), text_rows);
+    joined[static_cast<int64_t>(i)].narrow(0, 0, length).copy_(text.narrow(0, 0, length));
+  }
+  return joined;
+}
+
+}  // namespace
+
+// Micro-batch k of this rank is micro-batch k mod M of global batch k / M.
+struct Loader::Impl {
+  Impl(std::shared_ptr<const Source> from, const LoaderOptions& with)
+      : source(std::move(from)), options(with), rows(source->size()) {
+    check(options, rows);
+  }
+
+  using Order = std::shared_ptr<const std::vector<int64_t>>;
+  Order order_of(int64_t epoch);
+  Batch make(int64_t micro_index);
+  void work(const std::stop_token& stop);
+
+  struct Made {
+    Batch batch;
+    std::exception_ptr error;
+  };
+
+  const std::shared_ptr<const Source> source;
+  const LoaderOptions options;
+  const int64_t rows;
+
+  std::mutex order_mutex;
+  std::map<int64_t, Order> orders;  // of two epochs at most: threads may stand on both sides
+
+  mutable std::mutex mutex;
+  std::condition_variable_any has_room, has_batch;
+  int64_t next_out = 0;    // the micro-batch that next() returns
+  int64_t next_made = 0;   // the first that no thread has begun
+  int64_t generation = 0;  // counts seeks: what was begun before one is dropped
+  std::map<int64_t, Made> made;
+  std::vector<std::jthread> threads;  // last: they end before what they use
+};
+
+Loader::Impl::Order Loader::Impl::order_of(int64_t epoch) {
+  const std::lock_guard lock(order_mutex);
+  Order& order = orders[epoch];
+  if (!order) {
+    order =
+        std::make_shared<const std::vector<int64_t>>(epoch_permutation(options.seed, epoch, rows));
+  }
+  const Order found = order;
+  std::erase_if(orders, [epoch](const auto& entry) {
+    return entry.first < epoch - 1 || entry.first > epoch + 1;
+  });
+  return found;
+}
+
+Batch Loader::Impl::make(int64_t micro_index) {
+  const at::NoGradGuard no_gradients;
+  const int64_t micro_batch = options.global_batch / (options.world * options.micro_batches);
+  const int64_t epoch_batches = rows / options.global_batch;
+  Batch batch;
+  batch.index = micro_index / options.micro_batches;
+  const int64_t micro = micro_index % options.micro_batches;
+  const Order order = order_of(batch.index / epoch_batches);
+  const int64_t first_row = (batch.index % epoch_batches) * options.global_batch;
+  std::vector<Example> examples;
+  for (int64_t i = 0; i < micro_batch; ++i) {
+    const int64_t slot = (micro * options.world + options.rank) * micro_batch + i;
+    batch.slots.push_back(slot);
+    batch.rows.push_back((*order)[static_cast<std::size_t>(first_row + slot)]);
+    examples.push_back(source->get(batch.rows.back()));
+    batch.captions.push_back(examples.back().caption);
+  }
+  batch.latents = join_latents(examples, options.latent_frames);
+  batch.text = join_texts(examples, options.text_rows);
+  return batch;
+}
+
+void Loader::Impl::work(const std::stop_token& stop) {
+  ::omp_set_num_threads(1);  // copies of this thread alone: the cores belong to the training step
+  std::unique_lock lock(mutex);
+  while (has_room.wait(lock, stop, [this] { return next_made < next_out + options.prefetch; })) {
+    const int64_t index = next_made++;
+    const int64_t begun = generation;
+    lock.unlock();
+    Made result;
+    try {
+      result.batch = make(index);
+    } catch (...) {
+      result.error = std::current_exception();
+    }
+    lock.lock();
+    if (begun == generation) {
+      made[index] = std::move(result);
+      has_batch.notify_all();
+    }
+  }
+}
+
+Loader::Loader(std::shared_ptr<const Source> source, const LoaderOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(source), options)) {
+  if (options.prefetch > 0) {
+    for (int64_t i = 0; i < std::max<int64_t>(1, options.threads); ++i) {
+      impl_->threads.emplace_back([impl = impl_.get()](std::stop_token stop) { impl->work(stop); });
+    }
+  }
+}
+
+Loader::~Loader() = default;
+
+Batch Loader::next() {
+  Impl& it = *impl_;
+  std::unique_lock lock(it.mutex);
+  if (it.threads.empty()) {
+    Batch batch = it.make(it.next_out);
+    ++it.next_out;
+    return batch;
+  }
+  it.has_batch.wait(lock, [&it] { return it.made.contains(it.next_out); });
+  const auto found = it.made.find(it.next_out);
+  if (found->second.error) {
+    std::rethrow_exception(found->second.error);
+  }
+  Batch batch = std::move(found->second.batch);
+  it.made.erase(found);
+  ++it.next_out;
+  it.has_room.notify_all();
+  return batch;
+}
+
+int64_t Loader::position() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->next_out / impl_->options.micro_batches;
+}
+
+void Loader::seek(int64_t batches_consumed) {
+  invariant(batches_consumed >= 0, "a position is not negative");
+  const std::lock_guard lock(impl_->mutex);
+  impl_->next_out = impl_->next_made = batches_consumed * impl_->options.micro_batches;
+  ++impl_->generation;
+  impl_->made.clear();
+  impl_->has_room.notify_all();
+}
+
+int64_t Loader::batches_per_epoch() const {
+  return impl_->rows / impl_->options.global_batch;
+}
+
+}  // namespace fastwan::data
