@@ -15,6 +15,9 @@ struct Program {
 };
 
 int run_generate(const Program& program, const std::vector<std::string>& words);
+int run_train(const Program& program, const std::vector<std::string>& words);
+int run_finetune(const Program& program, const std::vector<std::string>& words);
+int run_distill(const Program& program, const std::vector<std::string>& words);
 int run_inspect(const Program& program, const std::vector<std::string>& words);
 int run_plan(const Program& program, const std::vector<std::string>& words);
 int run_presets(const Program& program, const std::vector<std::string>& words);

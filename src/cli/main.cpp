@@ -27,6 +27,9 @@ struct Command {
 
 constexpr std::array kCommands = {
     Command{"generate", nullptr, "text, or text and a first frame, to video", run_generate},
+    Command{"train", nullptr, "trains by a recipe; --dry-run tells its memory and work", run_train},
+    Command{"finetune", nullptr, "train --method finetune", run_finetune},
+    Command{"distill", nullptr, "train --method distill", run_distill},
     Command{"inspect", "metadata", "what is in a model folder, a weights file or a video",
             run_inspect},
     Command{"plan", nullptr, "memory and work of a request, without loading weights", run_plan},

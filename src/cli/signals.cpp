@@ -8,11 +8,12 @@
 namespace fastwan::cli {
 namespace {
 
-sigset_t stop_signals() {
+sigset_t set_of(const std::vector<int>& signals) {
   sigset_t set;
   sigemptyset(&set);
-  sigaddset(&set, SIGINT);
-  sigaddset(&set, SIGTERM);
+  for (const int signal : signals) {
+    sigaddset(&set, signal);
+  }
   return set;
 }
 
@@ -21,17 +22,21 @@ constexpr long kPollNanoseconds = 50'000'000;
 
 }  // namespace
 
-StopOnSignal::StopOnSignal() {
+StopOnSignal::StopOnSignal(std::initializer_list<int> also) : signals_{SIGINT, SIGTERM} {
+  signals_.insert(signals_.end(), also.begin(), also.end());
   std::signal(SIGPIPE, SIG_IGN);
-  const sigset_t set = stop_signals();
+  const sigset_t set = set_of(signals_);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);
   waiter_ = std::jthread([this](std::stop_token done) {
-    const sigset_t waited = stop_signals();
+    const sigset_t waited = set_of(signals_);
     const timespec poll{.tv_sec = 0, .tv_nsec = kPollNanoseconds};
     while (!done.stop_requested()) {
-      if (sigtimedwait(&waited, nullptr, &poll) < 0) {
+      const int signal = sigtimedwait(&waited, nullptr, &poll);
+      if (signal < 0) {
         continue;
       }
+      int none = 0;
+      first_.compare_exchange_strong(none, signal);
       if (!source_.request_stop()) {
         _exit(kStoppedStatus);
       }

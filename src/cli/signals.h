@@ -1,8 +1,11 @@
 // Ctrl-C and SIGTERM as a stop request: the run ends at its next step.
 #pragma once
 
+#include <atomic>
+#include <initializer_list>
 #include <stop_token>
 #include <thread>
+#include <vector>
 
 namespace fastwan::cli {
 
@@ -10,13 +13,19 @@ namespace fastwan::cli {
 // own. The first asks to stop; the second ends the process at once with status 130.
 class StopOnSignal {
  public:
-  StopOnSignal();
+  StopOnSignal() : StopOnSignal({}) {}
+  // Of the signals in `also`, too.
+  explicit StopOnSignal(std::initializer_list<int> also);
   ~StopOnSignal();
   StopOnSignal(const StopOnSignal&) = delete;
   StopOnSignal& operator=(const StopOnSignal&) = delete;
   std::stop_token token() const { return source_.get_token(); }
+  // The signal that asked to stop; 0: none.
+  int first() const { return first_; }
 
  private:
+  std::vector<int> signals_;
+  std::atomic<int> first_ = 0;
   std::stop_source source_;
   std::jthread waiter_;
 };

@@ -42,6 +42,10 @@ GenerateReport TensorLibrary::generate(const GenerateCall& call) const {
   return reinterpret_cast<GenerateFunction>(symbol("fastwan_generate"))(call);
 }
 
+config::TrainReport TensorLibrary::train(const TrainCall& call) const {
+  return reinterpret_cast<TrainFunction>(symbol("fastwan_train"))(call);
+}
+
 std::string TensorLibrary::probe() const {
   return reinterpret_cast<ProbeFunction>(symbol("fastwan_probe"))();
 }

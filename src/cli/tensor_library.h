@@ -13,6 +13,8 @@
 #include "cli/command.h"
 #include "cli/outputs.h"
 #include "config/generate.h"
+#include "config/recipe.h"
+#include "config/train_run.h"
 #include "models/layout/model_folder.h"
 
 namespace fastwan::cli {
@@ -52,8 +54,19 @@ struct GenerateReport {
   int64_t threads = 0;
 };
 
-// The functions that libfastwan.so exports, by C name: fastwan_generate, fastwan_probe.
+// What libfastwan.so is asked for to train. The recipe is complete and checked; a stop wish of the
+// watch ends the run after its iteration, with a checkpoint.
+struct TrainCall {
+  const config::Recipe& recipe;
+  const config::TrainRun& run;
+  const config::TrainListener& listener;
+  const Watch& watch;
+};
+
+// The functions that libfastwan.so exports, by C name: fastwan_generate, fastwan_train,
+// fastwan_probe.
 using GenerateFunction = GenerateReport (*)(const GenerateCall&);
+using TrainFunction = config::TrainReport (*)(const TrainCall&);
 using ProbeFunction = std::string (*)();  // torch version, devices: one line
 
 class TensorLibrary {
@@ -64,6 +77,7 @@ class TensorLibrary {
   TensorLibrary(const TensorLibrary&) = delete;
   TensorLibrary& operator=(const TensorLibrary&) = delete;
   GenerateReport generate(const GenerateCall& call) const;
+  config::TrainReport train(const TrainCall& call) const;
   std::string probe() const;
 
  private:

@@ -313,6 +313,7 @@ enum class FlagUse {
   kSpecialSwitch,
   kNothing,  // has a value, means nothing here
   kNothingSwitch,
+  kUnsupported,  // of a method that is not here
 };
 
 struct FlatFlag {
@@ -425,6 +426,15 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"validation-sampling-steps", FlagUse::kSpecial},
     FlatFlag{"validation-guidance-scale", FlagUse::kSpecial},
     FlatFlag{"validation-preprocessed-path", FlagUse::kNothing},
+    // Self-Forcing
+    FlatFlag{"num-frame-per-block", FlagUse::kUnsupported},
+    FlatFlag{"num-frames-per-block", FlagUse::kUnsupported},
+    FlatFlag{"independent-first-frame", FlagUse::kUnsupported},
+    FlatFlag{"same-step-across-blocks", FlagUse::kUnsupported},
+    FlatFlag{"last-step-only", FlagUse::kUnsupported},
+    FlatFlag{"context-noise", FlagUse::kUnsupported},
+    FlatFlag{"enable-gradient-masking", FlagUse::kUnsupported},
+    FlatFlag{"gradient-mask-last-n-frames", FlagUse::kUnsupported},
 };
 
 // The flags of one command, looked up by name.
@@ -585,7 +595,14 @@ void add_their_defaults(Given& flags, MethodKind method) {
 const FlatFlag* find_flat_flag(std::string_view name) {
   const auto* found = std::find_if(kFlatFlags.begin(), kFlatFlags.end(),
                                    [name](const FlatFlag& flag) { return flag.name == name; });
-  return found == kFlatFlags.end() ? nullptr : found;
+  if (found == kFlatFlags.end()) {
+    return nullptr;
+  }
+  if (found->use == FlagUse::kUnsupported) {
+    throw InvalidInput(Code::kUnsupportedMethod,
+                       str("--", name, " belongs to Self-Forcing, which is not here"));
+  }
+  return found;
 }
 
 bool is_switch(const FlatFlag& flag) {

@@ -21,7 +21,8 @@ std::vector<std::string> translate_train_values(std::map<std::string, YamlValue>
                                                 const std::string& origin);
 
 // One flat flag of FastVideo's trainer, without dashes at the start, '-' for '_' and lower case:
-// "vsa-sparsity". Null where FastVideo has no such flag.
+// "vsa-sparsity". Null where FastVideo has no such flag; InvalidInput unsupported_method where it
+// belongs to a method that is not here.
 struct FlatFlag;
 const FlatFlag* find_flat_flag(std::string_view name);
 // A switch may stand alone; its value, if one follows, is True or False.

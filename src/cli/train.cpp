@@ -1,0 +1,221 @@
+// `fastwan train`, also spelled finetune and distill: the torch-free part. The recipe is read and
+// checked here; libfastwan.so trains.
+#include <csignal>
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "cli/command.h"
+#include "cli/machine.h"
+#include "cli/options.h"
+#include "cli/signals.h"
+#include "cli/tensor_library.h"
+#include "cli/train_arguments.h"
+#include "cli/train_plan.h"
+#include "cli/train_progress.h"
+#include "cli/version.h"
+#include "config/assign.h"
+
+namespace fastwan::cli {
+namespace {
+
+constexpr int kStoppedResumable = 75;
+
+struct TrainFlags {
+  std::string config, method, resume, allow_change, device = "auto", threads = "0";
+  std::string tera_per_second = "400", gpu_memory, progress = "auto", log_level;
+  bool is_dry_run = false, prints_recipe = false, is_deterministic = false, json = false;
+};
+
+void add_flags(CLI::App& app, TrainFlags& flags) {
+  const auto option = [&app](const char* names, std::string& value, const char* type,
+                             const char* help) {
+    app.add_option(names, value, help)->type_name(type)->group("Run");
+  };
+  option("--config", flags.config, "FILE", "recipe; YAML, ours or FastVideo's");
+  option("--method", flags.method, "WORD", "finetune|distill|vae|text|features");
+  option("--resume,--resume-from-checkpoint", flags.resume, "WHICH",
+         "auto: the newest valid checkpoint, else fresh; latest, none or a folder");
+  option("--allow-change", flags.allow_change, "LIST",
+         "differences from the checkpoint to accept: seed, dataset, world_size, config or keys");
+  option("--device", flags.device, "WHERE", "auto, cpu, cuda or cuda:i");
+  option("--threads", flags.threads, "N", "CPU threads; 0 is all cores");
+  option("--progress", flags.progress, "WORD", "auto|log|json|none");
+  option("--log-level", flags.log_level, "WORD", "error|warn|info|debug|trace");
+  app.add_flag("--deterministic", flags.is_deterministic,
+               "only operations that give the same bits every time")
+      ->group("Run");
+  app.add_flag("--dry-run", flags.is_dry_run, "memory and work, without loading weights")
+      ->group("Plan");
+  app.add_flag("--print-recipe", flags.prints_recipe, "the complete recipe as YAML, and stop")
+      ->group("Plan");
+  app.add_flag("--json", flags.json, "one JSON document on stdout")->group("Plan");
+  option("--tflops", flags.tera_per_second, "X", "rate of a process that the hours assume");
+  option("--gpu-memory", flags.gpu_memory, "GB", "memory of a process to plan for");
+  app.footer(
+      "Settings of the recipe: --training.optimizer.learning_rate=1e-5 and so on; roots are "
+      "models. "
+      "method. training. callbacks. pipeline.\n"
+      "FastVideo's flat flags (--data-path, --learning-rate, --hsdp-shard-dim, ...) are accepted "
+      "with '-' or '_'.");
+}
+
+std::vector<std::string> own_names(const CLI::App& app) {
+  std::vector<std::string> names = {"--help"};
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      names.push_back("--" + name);
+    }
+  }
+  return names;
+}
+
+void print_notes(const std::vector<std::string>& notes) {
+  for (const std::string& note : notes) {
+    std::fputs(("note: " + escape_control(note) + "\n").c_str(), stderr);
+  }
+}
+
+int print_plan(const config::Recipe& recipe, const TrainFlags& flags) {
+  constexpr double kGiga = 1e9;
+  PlanOptions options;
+  options.tera_per_second = config::to_number(flags.tera_per_second, {1e-6, 1e6}, "--tflops");
+  if (!flags.gpu_memory.empty()) {
+    options.rank_memory = kGiga * config::to_number(flags.gpu_memory, {1e-3, 1e6}, "--gpu-memory");
+  } else if (const GpuSurvey survey = survey_gpus(); !survey.gpus.empty()) {
+    options.rank_memory = static_cast<double>(survey.gpus[0].memory_bytes);
+  }
+  std::vector<std::string> notes;
+  const TrainPlan plan = plan_training(recipe, options, notes);
+  print_notes(notes);
+  const std::string text = flags.json ? dump_json(plan_json(plan)) + "\n" : plan_text(plan);
+  std::fputs(text.c_str(), stdout);
+  return 0;
+}
+
+config::TrainRun run_of(const Program& program,
+                        const config::Recipe& recipe,
+                        const TrainFlags& flags) {
+  config::TrainRun run;
+  run.resume =
+      flags.resume.empty() ? recipe.training.checkpoint.resume_from_checkpoint : flags.resume;
+  for (const std::string& part : split(flags.allow_change, ',')) {
+    if (!trim(part).empty()) {
+      run.allow_change.emplace_back(trim(part));
+    }
+  }
+  run.deterministic = flags.is_deterministic;
+  run.device = flags.device;
+  run.threads = config::to_int(flags.threads, {0, 4096}, "--threads");
+  run.media_roots = venvs_of(program);
+  return run;
+}
+
+// 0 done; 75 stopped, and the same command goes on; 130 by Ctrl-C, which also left a checkpoint.
+int exit_status(const config::TrainReport& report, int signal) {
+  if (report.is_complete) {
+    return 0;
+  }
+  std::fputs(str("stopped after iteration ", report.step, ", ", report.checkpoint.string(),
+                 "; the same command goes on from there\n")
+                 .c_str(),
+             stderr);
+  return signal == SIGINT ? info(Code::kStopped).exit_status : kStoppedResumable;
+}
+
+Json report_document(const config::TrainReport& report) {
+  Json exports = Json::array();
+  for (const Path& file : report.exports) {
+    exports.push_back(file.string());
+  }
+  return {{"version", kVersion},
+          {"device", report.device},
+          {"step", report.step},
+          {"complete", report.is_complete},
+          {"checkpoint", report.checkpoint.string()},
+          {"exports", exports}};
+}
+
+int train(const Program& program, const config::Recipe& recipe, const TrainFlags& flags) {
+  const config::TrainRun run = run_of(program, recipe, flags);
+  StopOnSignal signals({SIGUSR1});
+  TrainProgressPrinter progress(flags.progress);
+  const config::TrainListener listener{
+      .on_progress = [&](const config::TrainProgress& now) { progress.update(now); },
+      .on_note = [&](const std::string& note) { progress.say("note: " + note); }};
+  const Watch watch{.stop = signals.token(), .on_progress = {}};
+  const TensorLibrary library(program);
+  const config::TrainReport report =
+      library.train({.recipe = recipe, .run = run, .listener = listener, .watch = watch});
+  if (flags.json) {
+    std::fputs((dump_json(report_document(report)) + "\n").c_str(), stdout);
+  } else {
+    for (const Path& file : report.exports) {
+      std::fputs((file.string() + "\n").c_str(), stdout);
+    }
+  }
+  std::fflush(stdout);
+  return exit_status(report, signals.first());
+}
+
+void set_log_level(const std::string& word) {
+  if (word.empty()) {
+    return;
+  }
+  const auto level = log::parse_level(word);
+  if (!level) {
+    throw InvalidInput(
+        Code::kBadValue,
+        str("--log-level must be error, warn, info, debug or trace, got ", escape_control(word)));
+  }
+  log::set_level(*level);
+}
+
+int run(const Program& program,
+        const std::vector<std::string>& words,
+        const char* command,
+        const std::string& method) {
+  CLI::App app("Trains by a recipe", command);
+  TrainFlags flags;
+  add_flags(app, flags);
+  const TrainArguments arguments = split_train_arguments(words, own_names(app));
+  if (!parse(app, arguments.words)) {
+    return 0;
+  }
+  if (!method.empty() && !flags.method.empty() && flags.method != method) {
+    throw InvalidInput(Code::kConflict, str("`fastwan ", command, "` is method ", method,
+                                            ", --method says ", escape_control(flags.method)));
+  }
+  if (flags.config.empty() && arguments.flat_flags.empty() && arguments.overrides.empty()) {
+    throw InvalidInput(Code::kUsage, "--config FILE is not given: a recipe, see recipes/");
+  }
+  set_log_level(flags.log_level);
+  std::vector<std::string> notes;
+  const config::Recipe recipe =
+      assemble_recipe(flags.config, method.empty() ? flags.method : method, arguments, notes);
+  print_notes(notes);
+  if (flags.prints_recipe) {
+    std::fputs(config::to_yaml(recipe).c_str(), stdout);
+    return 0;
+  }
+  return flags.is_dry_run ? print_plan(recipe, flags) : train(program, recipe, flags);
+}
+
+}  // namespace
+
+int run_train(const Program& program, const std::vector<std::string>& words) {
+  return run(program, words, "train", "");
+}
+
+int run_finetune(const Program& program, const std::vector<std::string>& words) {
+  return run(program, words, "finetune", "finetune");
+}
+
+int run_distill(const Program& program, const std::vector<std::string>& words) {
+  return run(program, words, "distill", "distill");
+}
+
+}  // namespace fastwan::cli
