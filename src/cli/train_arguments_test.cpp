@@ -98,8 +98,8 @@ TEST(FastVideoRuns, EachPublishedRunBecomesTheRecipeThatItMeans) {
       continue;
     }
     ++runs;
-    const Recipe recipe = file.extension() == ".yaml" ? config::read_recipe(file)
-                                                      : recipe_of(read_file(file));
+    const Recipe recipe =
+        file.extension() == ".yaml" ? config::read_recipe(file) : recipe_of(read_file(file));
     const std::map<std::string, std::string> values = values_of(recipe);
     for (const std::string& line :
          split(read_file(Path(file).replace_extension(".expect")), '\n')) {
@@ -146,9 +146,10 @@ TEST(FastVideoFlags, SpellingsAndSwitchesAreTheirs) {
 
 TEST(FastVideoFlags, WhatHasNoCounterpartIsNamed) {
   std::vector<std::string> notes;
-  recipe_of("--model_path m --data_path d --allow_tf32 --train_sp_batch_size 1 --ema_start_step 0 "
-            "--lr_warmup_steps 10 --dit_precision bf16 --flow_shift 5 --trackers wandb",
-            &notes);
+  recipe_of(
+      "--model_path m --data_path d --allow_tf32 --train_sp_batch_size 1 --ema_start_step 0 "
+      "--lr_warmup_steps 10 --dit_precision bf16 --flow_shift 5 --trackers wandb",
+      &notes);
   for (const char* word : {"--allow-tf32", "--train-sp-batch-size", "nothing reads",
                            "lr_warmup_steps", "dit_precision", "shift 1", "wandb"}) {
     EXPECT_TRUE(has_word(notes, word)) << word;
@@ -159,10 +160,11 @@ TEST(FastVideoFlags, MistakesAreNamed) {
   const auto refusal = [](const std::string& line) {
     return refusal_of([&line] { recipe_of(line); });
   };
-  EXPECT_NE(refusal("--learnig-rate 1").find(
-                "unknown_option: --learnig-rate is not an option of `fastwan train`. Did you mean "
+  EXPECT_NE(
+      refusal("--learnig-rate 1")
+          .find("unknown_option: --learnig-rate is not an option of `fastwan train`. Did you mean "
                 "--learning-rate?"),
-            std::string::npos);
+      std::string::npos);
   EXPECT_NE(refusal("--data-path").find("usage: --data-path needs a value"), std::string::npos);
   EXPECT_NE(refusal("--seed 1 --seed 2").find("conflict: --seed is given twice"),
             std::string::npos);
@@ -173,20 +175,20 @@ TEST(FastVideoFlags, MistakesAreNamed) {
 TEST(FastVideoFiles, MethodsThatAreNotHereAreRefused) {
   for (const char* target :
        {"methods.distribution_matching.self_forcing.SelfForcingMethod",
-        "methods.fine_tuning.dfsft.DiffusionForcingSFTMethod", "methods.fine_tuning.tfsft.TFSFTMethod",
-        "methods.knowledge_distillation.kd.KDMethod",
+        "methods.fine_tuning.dfsft.DiffusionForcingSFTMethod",
+        "methods.fine_tuning.tfsft.TFSFTMethod", "methods.knowledge_distillation.kd.KDMethod",
         "methods.consistency_model.causal_cd.CausalCDMethod",
         "methods.distribution_matching.anyflow.AnyFlowMethod",
         "methods.rl.diffusion_nft.DiffusionNFTMethod"}) {
     const std::string yaml = str("method:\n  _target_: fastvideo.train.", target, "\n");
-    const std::string refusal =
-        refusal_of([&yaml] { config::parse_recipe(yaml, "theirs.yaml"); });
+    const std::string refusal = refusal_of([&yaml] { config::parse_recipe(yaml, "theirs.yaml"); });
     EXPECT_TRUE(refusal.starts_with("unsupported_method: theirs.yaml:2:")) << refusal;
     EXPECT_EQ(info(Code::kUnsupportedMethod).exit_status, 2);
   }
   const std::string causal = refusal_of([] {
-    config::parse_recipe("models: {student: {_target_: fastvideo.train.models.wan.WanCausalModel}}\n",
-                         "theirs.yaml");
+    config::parse_recipe(
+        "models: {student: {_target_: fastvideo.train.models.wan.WanCausalModel}}\n",
+        "theirs.yaml");
   });
   EXPECT_TRUE(causal.starts_with("unsupported_method: theirs.yaml:1:")) << causal;
 }
@@ -210,14 +212,16 @@ pipeline: {vae_tiling: true}
     EXPECT_TRUE(has_word(notes, word)) << word;
   }
   // In a file of ours the same key is a mistake.
-  const std::string ours = replace_all(
-      file, "fastvideo.train.methods.fine_tuning.finetune.FineTuneMethod", "finetune");
-  EXPECT_TRUE(refusal_of([&ours] { config::parse_recipe(ours, "ours.yaml"); })
-                  .starts_with("unknown_key: ours.yaml:"));
+  const std::string ours =
+      replace_all(file, "fastvideo.train.methods.fine_tuning.finetune.FineTuneMethod", "finetune");
+  EXPECT_TRUE(refusal_of([&ours] {
+                config::parse_recipe(ours, "ours.yaml");
+              }).starts_with("unknown_key: ours.yaml:"));
   // And an unknown key of theirs is one everywhere.
   const std::string wrong = replace_all(file, "vae_tiling", "vae_tilling");
-  EXPECT_TRUE(refusal_of([&wrong] { config::parse_recipe(wrong, "theirs.yaml"); })
-                  .starts_with("unknown_key: theirs.yaml:"));
+  EXPECT_TRUE(refusal_of([&wrong] {
+                config::parse_recipe(wrong, "theirs.yaml");
+              }).starts_with("unknown_key: theirs.yaml:"));
 }
 
 TEST(TrainArguments, FlagsAndDottedKeysChangeAFile) {

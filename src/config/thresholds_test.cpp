@@ -57,8 +57,8 @@ TEST(Thresholds, TheShippedGatesAreAllHereInOrder) {
   for (const Gate& g : shipped()) {
     ids.push_back(g.id);
   }
-  EXPECT_EQ(ids, (std::vector<std::string>{"Q0", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q6a", "Q7", "Q8",
-                                           "Q9", "Q10", "Q11", "Q12", "Q13", "Q14", "Q15"}));
+  EXPECT_EQ(ids, (std::vector<std::string>{"Q0", "Q1", "Q2", "Q3", "Q4", "Q5", "Q6", "Q6a", "Q7",
+                                           "Q8", "Q9", "Q10", "Q11", "Q12", "Q13", "Q14", "Q15"}));
 }
 
 // The registered numbers, said a second time so that an edit of the file is an edit of two places.
