@@ -88,6 +88,11 @@ int run_inspect(const Program&, const std::vector<std::string>& words) {
   if (target.empty()) {
     throw InvalidInput(Code::kUsage, "inspect what? Give a folder or a file");
   }
+  std::error_code ignored;
+  const bool names_a_file = has_extension(target, kWeights) || has_extension(target, kMedia);
+  if (names_a_file && !std::filesystem::exists(target, ignored)) {
+    throw IoError(Code::kNotFound, str("inspect ", escape_control(target), ": no such file"));
+  }
   const Path path = find_model(target, "", "inspect");
   Json document = describe(path);
   if (digest) {

@@ -1,7 +1,6 @@
 #include "cli/machine.h"
 
 #include <array>
-#include <fstream>
 
 #include <dlfcn.h>
 
@@ -14,19 +13,6 @@ Function driver_function(void* driver, const char* name) {
 }
 
 }  // namespace
-
-int64_t available_memory_bytes() {
-  std::ifstream meminfo("/proc/meminfo");
-  std::string word;
-  int64_t kilobytes = 0;
-  while (meminfo >> word) {
-    if (word == "MemAvailable:") {
-      meminfo >> kilobytes;
-      break;
-    }
-  }
-  return kilobytes * 1024;
-}
 
 std::string cpu_instruction_set() {
 #if defined(__x86_64__)

@@ -7,9 +7,6 @@
 
 namespace fastwan::cli {
 
-// Memory that new work may take, as the kernel estimates it.
-int64_t available_memory_bytes();
-
 // The widest vector instructions, spelled as FASTWAN_CPU_ISA and the metadata spell them: "avx512".
 std::string cpu_instruction_set();
 

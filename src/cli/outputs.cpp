@@ -14,6 +14,8 @@ namespace fastwan::cli {
 namespace {
 
 constexpr std::size_t kMaxNameCharacters = 100;
+// NAME_MAX of Linux file systems, less what a number and the temporary file's ending add.
+constexpr std::size_t kMaxNameBytes = 235;
 constexpr std::array<std::string_view, 7> kExtensions = {".mp4", ".webm", ".gif",        ".webp",
                                                          ".png", ".jpg",  ".safetensors"};
 
@@ -24,6 +26,12 @@ void check_extension(const Path& file) {
         Code::kBadValue,
         str("--output must end in .mp4, .webm, .gif, .webp, .png, .jpg or .safetensors, got ",
             escape_control(file.string())));
+  }
+  const std::string name = file.filename().string();
+  if (name.size() > kMaxNameBytes) {
+    throw InvalidInput(Code::kBadValue,
+                       str("--output: a file's name has at most ", kMaxNameBytes, " bytes, got ",
+                           name.size(), ": ", escape_control(name)));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 
 #include "base/check.h"
+#include "base/memory.h"
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/estimate.h"

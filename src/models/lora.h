@@ -15,18 +15,10 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
-#include "base/files.h"
 #include "io/safetensors.h"
+#include "models/layout/lora_keys.h"
 
 namespace fastwan::models {
-
-struct LoraFile {
-  Path file;
-  double scale = 1.0;
-};
-
-// "PATH" or "PATH:scale". InvalidInput bad_value.
-LoraFile parse_lora(const std::string& text);
 
 // Holds the weights as they were, so that remove() restores their bytes.
 class LoraMerge {
@@ -35,7 +27,7 @@ class LoraMerge {
 
   // Returns the keys that fit nothing in the model. InvalidInput lora_mismatch when none fits, a
   // pair is incomplete or shapes disagree; on any error the weights are as before the call.
-  std::vector<std::string> merge(const LoraFile& lora);
+  std::vector<std::string> merge(const layout::LoraChoice& lora);
   void remove();  // all merges
 
  private:
@@ -53,7 +45,7 @@ class LoraMerge {
     std::vector<std::string> unmatched;
   };
 
-  Loaded load(const LoraFile& lora) const;
+  Loaded load(const layout::LoraChoice& lora) const;
   void rewrite(const std::string& parameter);
 
   torch::nn::Module& model_;

@@ -82,15 +82,15 @@ class Lora : public ::testing::Test {
     return out;
   }
 
-  LoraFile store(const std::vector<NamedTensor>& tensors,
-                 double scale = golden().manifest().at("strength").get<double>()) const {
+  layout::LoraChoice store(const std::vector<NamedTensor>& tensors,
+                           double scale = golden().manifest().at("strength").get<double>()) const {
     const Path file = folder_.where() / str("lora_", ++count_, ".safetensors");
     save_tensors(file, tensors);
     return {.file = file, .scale = scale};
   }
 
   // The error's code and message; the weights must be untouched.
-  static std::string refusal(const LoraFile& lora, Code code = Code::kLoraMismatch) {
+  static std::string refusal(const layout::LoraChoice& lora, Code code = Code::kLoraMismatch) {
     const auto model = make();
     const auto before = copy_of(*model);
     try {
@@ -146,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(All,
 TEST_F(Lora, Bf16WeightsAreRoundedOnceAndRestoredInEveryBit) {
   const auto model = make(RoundingProfile::diffusers_bf16());
   const auto before = copy_of(*model);
-  const LoraFile lora = store(tensors(Style::kOriginal));
+  const layout::LoraChoice lora = store(tensors(Style::kOriginal));
   LoraMerge merge(*model);
   merge.merge(lora);
   merge.merge(lora);
@@ -217,13 +217,6 @@ TEST_F(Lora, NotANumberLateInTheFileLeavesTheWeightsAsTheyWere) {
   bad.back().tensor = bad.back().tensor.clone();
   bad.back().tensor.view({-1})[-1] = std::numeric_limits<float>::quiet_NaN();
   expect_names(refusal(store(bad), Code::kNonFiniteWeights), bad.back().name);
-}
-
-TEST_F(Lora, ScaleFollowsThePath) {
-  EXPECT_EQ(parse_lora("a/b.safetensors:0.5").scale, 0.5);
-  EXPECT_EQ(parse_lora("a/b.safetensors:0.5").file, "a/b.safetensors");
-  EXPECT_EQ(parse_lora("a/b.safetensors").scale, 1.0);
-  EXPECT_THROW(parse_lora("a/b.safetensors:half"), InvalidInput);
 }
 
 }  // namespace

@@ -50,11 +50,11 @@ std::shared_ptr<models::WanDit> Components::load_transformer(Part part, at::Devi
                            files, make_attention(settings_, options_), options);
   models::LoraMerge merge(*dit);  // never undone here: the originals go with it
   for (const std::string& text : *settings_.lora) {
-    const models::LoraFile lora = models::parse_lora(text);
+    const layout::LoraChoice lora = layout::read_lora_choice(text);
     const std::vector<std::string> unmatched = merge.merge(lora);
     if (!unmatched.empty()) {
       constexpr std::size_t kMaxListed = 10;
-      options_.on_note(str(lora.file.string(), ": ", unmatched.size(),
+      options_.on_note(str(lora.file, ": ", unmatched.size(),
                            " keys fit nothing here: ", join_first(unmatched, kMaxListed)));
     }
   }

@@ -46,7 +46,9 @@ class Velocity {
         expert, {.latents = x, .timestep = times, .text = text_.prompt}, *plan_, watch_);
     const double scale =
         expert == Expert::kHighNoise ? *settings_.guidance_scale : *settings_.guidance_scale_2;
-    if (scale <= 1.0) {
+    // As diffusers: the first scale decides whether there is guidance at all, then each expert's
+    // own scale holds, below 1 too.
+    if (scale == 1.0 || (scale < 1.0 && *settings_.guidance_scale <= 1.0)) {
       return conditional;
     }
     watch_.throw_if_stopped();

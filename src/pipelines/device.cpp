@@ -1,8 +1,6 @@
 #include "pipelines/device.h"
 
-#include <fstream>
 #include <optional>
-#include <sstream>
 
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -11,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/text.h"
 
 namespace fastwan::pipelines {
@@ -48,21 +47,6 @@ int64_t count_gpus() {
   return c10::impl::hasDeviceGuardImpl(at::kCUDA)
              ? c10::impl::getDeviceGuardImpl(at::kCUDA)->deviceCount()
              : 0;
-}
-
-// MemAvailable of /proc/meminfo, in bytes.
-int64_t available_host_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.starts_with("MemAvailable:")) {
-      std::istringstream words(line.substr(line.find(':') + 1));
-      int64_t kib = 0;
-      words >> kib;
-      return kib * 1024;
-    }
-  }
-  throw IoError(Code::kReadFailed, "/proc/meminfo has no MemAvailable. Name an --offload mode");
 }
 
 at::Device on_gpu(int64_t index) {
@@ -110,7 +94,7 @@ at::Device resolve_device(const std::string& wanted) {
 
 int64_t free_memory_bytes(at::Device device) {
   if (device.is_cpu()) {
-    return available_host_bytes();
+    return available_memory_bytes();
   }
   c10::DeviceAllocator* allocator = c10::getDeviceAllocator(device.type());
   return static_cast<int64_t>(allocator->getMemoryInfo(device.index()).first);

@@ -3,14 +3,11 @@
 #include <algorithm>
 
 #include "io/safetensors.h"
+#include "models/layout/cost.h"
 #include "models/layout/tensors.h"
 
 namespace fastwan::pipelines {
 namespace {
-
-// Residual stream, its fp32 sum, q, k, v, attention's result, norm and modulation: copies of [S, D]
-// that a block may hold at once besides the feed-forward's hidden layer.
-constexpr int64_t kCopiesOfTokens = 8;
 
 int64_t size_of(at::ScalarType type) {
   return static_cast<int64_t>(c10::elementSize(type));
@@ -50,10 +47,10 @@ int64_t activation_bytes(const layout::ModelFolder& model,
                          const layout::LatentSize& latent,
                          const Precisions& types) {
   const layout::WanDitConfig& dit = model.transformer_config;
-  const int64_t num_tokens =
-      latent.frames / dit.patch_t * (latent.height / dit.patch_h) * (latent.width / dit.patch_w);
-  const int64_t per_token = kCopiesOfTokens * dit.width() + dit.ffn_dim;
-  return num_tokens * per_token * size_of(types.transformer.compute);
+  const double transformer = layout::forward_memory(dit, layout::token_grid(dit, latent), {},
+                                                    size_of(types.transformer.compute));
+  const double vae = layout::decode_memory(model.vae_config, latent, size_of(types.vae));
+  return static_cast<int64_t>(std::max(transformer, vae));
 }
 
 config::Offload choose_offload(const WeightBytes& weights,

@@ -21,8 +21,8 @@ struct WeightBytes {
 };
 WeightBytes weight_bytes(const layout::ModelFolder& model, bool is_gated, const Precisions& types);
 
-// A bound on the activations of the widest stage: a few copies of the transformer's feed-forward
-// over all tokens.
+// Activations of the wider of the two stages that matter, the transformer's forward and the
+// decoding of one latent frame (models/layout/cost.h).
 int64_t activation_bytes(const layout::ModelFolder& model,
                          const layout::LatentSize& latent,
                          const Precisions& types);

@@ -44,6 +44,7 @@ BAD_USAGE = [
     (small("--image", "no.png"), 3, "unsupported_model", ["--image"]),
     (small("--prompt-file", "x.txt"), 2, "conflict", ["--prompt"]),
     (small("-o", "clip.avi"), 2, "bad_value", [".mp4"]),
+    (small("-o", "x" * 300 + ".mp4"), 2, "bad_value", ["235 bytes", "304"]),
     (small("-o", "no/such/folder/clip.mp4"), 4, "not_found", ["no/such/folder"]),
     (small("--lora", "no.safetensors"), 4, "not_found", ["no.safetensors"]),
     (small("--noise", "no.safetensors"), 4, "not_found", ["no.safetensors"]),
@@ -52,7 +53,8 @@ BAD_USAGE = [
     (small("--device", "tpu"), 2, "bad_value", ["--device", "tpu"]),
     (small("--contact-sheet", "big"), 2, "bad_value", ["--contact-sheet"]),
     (small("--request.sampling.sed=5"), 2, "unknown_key", ["request.sampling.seed"]),
-    (["inspect", "no-such-file.mp4"], 4, "not_found", ["no-such-file.mp4"]),
+    (["inspect", "no-such-file.mp4"], 4, "not_found", ["no-such-file.mp4: no such file"]),
+    (["inspect", "folder/no-such-file.mp4"], 4, "not_found", ["folder/no-such-file.mp4: no such file"]),
 ]
 
 

@@ -8,7 +8,6 @@
 #include "base/shape.h"
 #include "base/text.h"
 #include "models/checkpoint.h"
-#include "models/layout/lora_keys.h"
 #include "models/lora.h"
 
 namespace fastwan::models {
@@ -102,12 +101,7 @@ void check_diff(const Path& file, const Entry& diff, at::IntArrayRef shape) {
 
 }  // namespace
 
-LoraFile parse_lora(const std::string& text) {
-  const layout::LoraChoice choice = layout::read_lora_choice(text);
-  return {.file = choice.file, .scale = choice.scale};
-}
-
-LoraMerge::Loaded LoraMerge::load(const LoraFile& lora) const {
+LoraMerge::Loaded LoraMerge::load(const layout::LoraChoice& lora) const {
   Loaded out{.files = std::make_unique<io::WeightFiles>(io::WeightFiles::open(lora.file))};
   const auto parameters = model_.named_parameters();
   std::map<std::string, Parts> modules;
@@ -189,7 +183,7 @@ void LoraMerge::rewrite(const std::string& name) {
   parameter.copy_(sum);
 }
 
-std::vector<std::string> LoraMerge::merge(const LoraFile& lora) {
+std::vector<std::string> LoraMerge::merge(const layout::LoraChoice& lora) {
   loaded_.push_back(load(lora));
   const Updates updates = loaded_.back().updates;
   try {
