@@ -1,0 +1,89 @@
+#include "data/row_source.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/text.h"
+#include "data/rows.h"
+#include "io/parquet.h"
+
+namespace fastwan::data {
+namespace {
+
+class RowSource final : public Source {
+ public:
+  RowSource(const std::vector<DataFolder>& folders, const RowSourceOptions& options) {
+    Sha256 digest;
+    const int64_t cache_share = options.cache_bytes / static_cast<int64_t>(folders.size());
+    for (const DataFolder& it : folders) {
+      const std::vector<Path> files = io::parquet_files(it.folder);
+      Part part{
+          .rows = io::open_rows(files, {.columns = training_columns(), .cache_bytes = cache_share}),
+          .first = size_};
+      for (std::size_t f = 0; f < files.size(); ++f) {
+        digest.update(str(files[f].lexically_relative(it.folder).string(), '\0',
+                          part.rows->rows_of(f), '\0'));
+      }
+      digest.update(str("x", it.repeats, '\n'));
+      size_ += part.rows->rows() * it.repeats;
+      parts_.push_back(std::move(part));
+    }
+    digest_ = digest.hex();
+    if (size_ == 0) {
+      throw InvalidInput(Code::kBadDataset, "the data set's files hold no rows");
+    }
+  }
+
+  int64_t size() const override { return size_; }
+  std::string digest() const override { return digest_; }
+
+  Example get(int64_t index) const override {
+    invariant(index >= 0 && index < size_, "an example's index is inside its source");
+    const auto after =
+        std::upper_bound(parts_.begin(), parts_.end(), index,
+                         [](int64_t wanted, const Part& part) { return wanted < part.first; });
+    const Part& part = *std::prev(after);
+    const int64_t row = (index - part.first) % part.rows->rows();
+    return example_of(part.rows->read(row), part.rows->place(row));
+  }
+
+ private:
+  struct Part {
+    std::unique_ptr<io::RowReader> rows;
+    int64_t first = 0;  // its first index
+  };
+  std::vector<Part> parts_;
+  int64_t size_ = 0;
+  std::string digest_;
+};
+
+}  // namespace
+
+std::vector<DataFolder> parse_data_path(const std::string& text) {
+  std::vector<DataFolder> folders;
+  for (const std::string& word : split(text, ',')) {
+    DataFolder folder{.folder = std::string(trim(word))};
+    const std::size_t colon = word.rfind(':');
+    if (colon != std::string::npos) {
+      folder.folder = std::string(trim(word.substr(0, colon)));
+      const auto repeats = parse_int(trim(std::string_view(word).substr(colon + 1)));
+      folder.repeats = repeats.value_or(0);
+    }
+    if (folder.folder.empty() || folder.repeats < 1) {
+      throw InvalidInput(Code::kBadValue,
+                         str("a data path is FOLDER or FOLDER:TIMES, several with commas between, "
+                             "got ",
+                             escape_control(text)));
+    }
+    folders.push_back(std::move(folder));
+  }
+  return folders;
+}
+
+std::shared_ptr<const Source> open_row_source(const std::string& data_path,
+                                              const RowSourceOptions& options) {
+  return std::make_shared<RowSource>(parse_data_path(data_path), options);
+}
+
+}  // namespace fastwan::data

@@ -1,0 +1,130 @@
+#include "io/video_reader.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "io/media_test_support.h"
+#include "io/video.h"
+
+namespace fastwan::io {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Frame i is one grey: 30 + 10 i.
+constexpr int64_t kNumFrames = 13;
+double grey_of(int64_t frame) {
+  return static_cast<double>(30 + 10 * frame);
+}
+
+void write_video(const Path& to, FrameSize size, int64_t fps) {
+  const auto sink = open_video(to, {.size = size, .fps = fps, .crf = 10}, &test_ffmpeg(), {});
+  for (int64_t i = 0; i < kNumFrames; ++i) {
+    sink->write_frame(std::vector<uint8_t>(static_cast<std::size_t>(size.width * size.height * 3),
+                                           static_cast<uint8_t>(grey_of(i))));
+  }
+  sink->finish();
+}
+
+std::string message_of(const std::function<void()>& act, Code code) {
+  try {
+    act();
+  } catch (const Failure& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "nothing was thrown";
+  return "";
+}
+
+class VideoReading : public ::testing::Test {
+ protected:
+  Path file(const std::string& name) const { return folder_.where() / name; }
+  TempFolder folder_;
+};
+
+TEST_F(VideoReading, size_rate_and_frames_come_back_from_each_container) {
+  for (const char* name : {"a.mp4", "a.webm"}) {
+    SCOPED_TRACE(name);
+    write_video(file(name), {64, 48}, 12);
+    // The name says nothing: the first bytes decide.
+    std::filesystem::rename(file(name), file("clip.txt"));
+    const VideoInfo info = probe_video(file("clip.txt"), test_ffmpeg(), {});
+    EXPECT_EQ(info.size, (FrameSize{64, 48}));
+    EXPECT_DOUBLE_EQ(info.fps, 12);
+    EXPECT_EQ(info.num_frames, kNumFrames);
+    VideoReader reader(file("clip.txt"), info, test_ffmpeg(), {});
+    std::vector<uint8_t> rgb;
+    int64_t frames = 0;
+    while (reader.read_frame(rgb)) {
+      ASSERT_EQ(rgb.size(), 64u * 48u * 3u);
+      // H.264 and VP9 at this quality keep a flat grey within 3 of 255.
+      EXPECT_NEAR(rgb[0], grey_of(frames), 3);
+      EXPECT_NEAR(rgb[rgb.size() - 1], grey_of(frames), 3);
+      ++frames;
+    }
+    EXPECT_EQ(frames, kNumFrames);
+  }
+}
+
+TEST_F(VideoReading, a_reader_may_be_left_in_the_middle) {
+  write_video(file("a.mp4"), {256, 256}, 16);
+  const VideoInfo info = probe_video(file("a.mp4"), test_ffmpeg(), {});
+  VideoReader reader(file("a.mp4"), info, test_ffmpeg(), {});
+  std::vector<uint8_t> rgb;
+  EXPECT_TRUE(reader.read_frame(rgb));
+}
+
+TEST_F(VideoReading, what_is_no_video_is_refused_by_name) {
+  std::ofstream(file("list.mp4")) << "ffconcat version 1.0\nfile /etc/passwd\n";
+  std::ofstream(file("empty.mp4"));
+  std::ofstream(file("fake.mp4"), std::ios::binary) << std::string(
+      "\0\0\0\x18"
+      "ftypmp42\0\0\0\0mp42isom",
+      24);
+  for (const char* name : {"list.mp4", "empty.mp4", "fake.mp4"}) {
+    EXPECT_THAT(message_of([&] { probe_video(file(name), test_ffmpeg(), {}); }, Code::kBadMedia),
+                HasSubstr(name));
+  }
+  message_of([&] { probe_video(file("absent.mp4"), test_ffmpeg(), {}); }, Code::kNotFound);
+  message_of([&] { probe_video(folder_.where(), test_ffmpeg(), {}); }, Code::kBadValue);
+}
+
+TEST_F(VideoReading, a_damaged_stream_is_an_error_not_fewer_frames) {
+  write_video(file("a.mp4"), {64, 48}, 16);
+  std::string content = read_file(file("a.mp4"));
+  const VideoInfo info = probe_video(file("a.mp4"), test_ffmpeg(), {});
+  for (std::size_t at = content.size() / 2; at < content.size() - 8; ++at) {
+    content[at] = static_cast<char>(0xFF);  // the index comes first, these are pictures
+  }
+  std::ofstream(file("a.mp4"), std::ios::binary) << content;
+  VideoReader reader(file("a.mp4"), info, test_ffmpeg(), {});
+  std::vector<uint8_t> rgb;
+  EXPECT_THAT(message_of(
+                  [&] {
+                    while (reader.read_frame(rgb)) {
+                    }
+                  },
+                  Code::kBadMedia),
+              HasSubstr("a.mp4"));
+}
+
+TEST_F(VideoReading, a_stop_request_ends_the_reading) {
+  write_video(file("a.mp4"), {64, 48}, 16);
+  const VideoInfo info = probe_video(file("a.mp4"), test_ffmpeg(), {});
+  std::stop_source source;
+  VideoReader reader(file("a.mp4"), info, test_ffmpeg(), source.get_token());
+  source.request_stop();
+  std::vector<uint8_t> rgb;
+  message_of([&] { reader.read_frame(rgb); }, Code::kStopped);
+}
+
+}  // namespace
+}  // namespace fastwan::io
