@@ -35,10 +35,12 @@ std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
                                      PieceKind kind);
 
 struct ExportOptions {
-  Path base;                                // Diffusers folder with all other components
-  Path to;                                  // must not exist, but for replaces = true
-  std::string component = "transformer";    // the folder of `base` that is replaced
-  std::string class_name;                   // _class_name of model_index.json; empty: the base's
+  Path base;                              // Diffusers folder with all other components
+  Path to;                                // must not exist, but for replaces = true
+  std::string component = "transformer";  // the folder of `base` that is replaced
+  std::string class_name;                 // _class_name of model_index.json; empty: the base's
+  std::string
+      preset;  // merged into fastwan.json (RFC 7396) where the base has one; empty: as it is
   at::ScalarType dtype = at::kFloat;        // fp32 or bf16, rounded once
   int64_t max_file_bytes = 10'000'000'000;  // larger: shards
   int64_t limit_bytes = 0;                  // refuse any file above it; 0: no limit

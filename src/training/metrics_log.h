@@ -1,4 +1,4 @@
-// What a training run reports: metrics.jsonl, TensorBoard event files, a line for a person.
+// What a training run reports: metrics.jsonl and TensorBoard event files.
 //
 // metrics.jsonl  one object a line: "step" and numbers by name, written so that they read back as
 //                the same bits; NaN and infinity are null. Append only: a kill leaves at most one
@@ -9,7 +9,6 @@
 
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -70,18 +69,5 @@ std::string tf_record(std::string_view data);
 std::string version_event(double wall_time);
 std::string restart_event(int64_t step, double wall_time);
 std::string scalars_event(int64_t step, double wall_time, const Metrics& metrics);
-
-// One iteration in figures; what is not known is absent.
-struct StepReport {
-  int64_t step = 0, last_step = 0;
-  double loss = 0;
-  std::optional<double> grad_norm;
-  double seconds = 0;  // of an iteration, mean of the last ones
-  std::optional<double> tokens_a_second;
-  std::optional<double> mfu;  // share of the device's peak rate, 0 to 1
-};
-// "step 120/4000  loss 0.2765  grad 1.12  0.7 s/step  ETA 45m16s  41.3k tokens/s  MFU 33%"
-std::string progress_line(const StepReport& report);
-std::string format_duration(double seconds);  // 7s, 45m16s, 3h12m
 
 }  // namespace fastwan::training

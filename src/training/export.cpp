@@ -1,0 +1,226 @@
+#include "training/export.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "io/safetensors.h"
+#include "models/checkpoint.h"
+#include "models/layout/configs.h"
+#include "models/layout/tensors.h"
+
+namespace fastwan::training {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kStem = "diffusion_pytorch_model";
+constexpr std::size_t kMostListed = 10;
+
+int64_t bytes_of(const ExportTensor& tensor, at::ScalarType dtype) {
+  int64_t bytes = static_cast<int64_t>(c10::elementSize(dtype));
+  for (const int64_t size : tensor.shape) {
+    bytes *= size;
+  }
+  return bytes;
+}
+
+using Shard = std::vector<const ExportTensor*>;
+
+std::vector<Shard> split_into_shards(const std::vector<ExportTensor>& weights,
+                                     const ExportOptions& options) {
+  std::vector<Shard> shards(1);
+  int64_t filled = 0;
+  for (const ExportTensor& tensor : weights) {
+    const int64_t bytes = bytes_of(tensor, options.dtype);
+    if (!shards.back().empty() && filled + bytes > options.max_file_bytes) {
+      shards.emplace_back();
+      filled = 0;
+    }
+    shards.back().push_back(&tensor);
+    filled += bytes;
+  }
+  return shards;
+}
+
+void write_shard(const Path& file, const Shard& shard, at::ScalarType dtype) {
+  std::vector<io::TensorInfo> infos;
+  std::map<std::string, const ExportTensor*> by_name;
+  for (const ExportTensor* tensor : shard) {
+    infos.push_back(
+        {.name = tensor->name, .dtype = models::dtype_of(dtype), .shape = tensor->shape});
+    by_name.emplace(tensor->name, tensor);
+  }
+  io::SafetensorsWriter::write(
+      file, infos, {{"format", "pt"}}, [&](const io::TensorInfo& info, FileSink& sink) {
+        const at::Tensor value = by_name.at(info.name)->value().cpu().to(dtype).contiguous();
+        invariant(value.sizes().vec() == info.shape, "an exported weight has its table's shape");
+        sink.write(
+            std::span(static_cast<const std::byte*>(value.const_data_ptr()), value.nbytes()));
+      });
+}
+
+std::string padded(std::size_t number) {
+  const std::string digits = str(number);
+  return std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits;
+}
+
+void write_weights(const Path& folder,
+                   const std::vector<ExportTensor>& weights,
+                   const ExportOptions& options) {
+  const std::vector<Shard> shards = split_into_shards(weights, options);
+  Json map = Json::object();
+  int64_t total = 0;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = shards.size() == 1 ? str(kStem, ".safetensors")
+                                                : str(kStem, "-", padded(i + 1), "-of-",
+                                                      padded(shards.size()), ".safetensors");
+    write_shard(folder / name, shards[i], options.dtype);
+    const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
+    if (options.limit_bytes > 0 && bytes > options.limit_bytes) {
+      throw Failure(Code::kDoesNotFit,
+                    str(name, " has ", bytes, " bytes, at most ", options.limit_bytes,
+                        " are allowed. Export bf16, or raise export_limit_bytes"));
+    }
+    for (const ExportTensor* tensor : shards[i]) {
+      map[tensor->name] = name;
+      total += bytes_of(*tensor, options.dtype);
+    }
+  }
+  if (shards.size() > 1) {
+    const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
+    write_durably(folder / str(kStem, ".safetensors.index.json"), dump_json(index));
+  }
+}
+
+// Names and shapes as the base's config wants them; gates may be there or not.
+void check_against_config(const std::vector<ExportTensor>& weights, const Path& config_file) {
+  layout::WanDitConfig config =
+      layout::read_wan_dit(read_json_file(config_file.string()), config_file.string());
+  config.is_gated = std::any_of(weights.begin(), weights.end(), [](const ExportTensor& tensor) {
+    return tensor.name.find(layout::kGateName) != std::string::npos;
+  });
+  std::map<std::string, std::vector<int64_t>> given;
+  for (const ExportTensor& tensor : weights) {
+    given.emplace(tensor.name, tensor.shape);
+  }
+  std::vector<std::string> wrong;
+  for (const layout::TensorSpec& wanted : layout::tensors_of(config)) {
+    const auto found = given.find(wanted.name);
+    if (found == given.end() || found->second != wanted.shape) {
+      wrong.push_back(wanted.name);
+    } else {
+      given.erase(found);
+    }
+  }
+  for (const auto& [name, shape] : given) {
+    wrong.push_back(name);
+  }
+  if (!wrong.empty()) {
+    throw InvalidInput(Code::kMissingWeights,
+                       str("the trained weights do not fit ", config_file.string(),
+                           ": missing, unexpected or of another shape: ",
+                           join_first(wrong, kMostListed), ". Is it the model they come from?"));
+  }
+}
+
+void copy_or_link(const Path& from, const Path& to, bool links) {
+  std::error_code error;
+  if (links) {
+    fs::create_symlink(fs::absolute(from), to, error);
+  } else {  // links are followed: hub caches keep their blobs elsewhere
+    fs::copy(from, to, fs::copy_options::recursive, error);
+  }
+  if (error) {
+    throw_io_error(error.value(), to, links ? "link" : "copy to");
+  }
+}
+
+void write_index(const Path& from, const Path& to, const std::string& class_name) {
+  Json index = read_json_file(from.string());
+  if (!class_name.empty()) {
+    index["_class_name"] = class_name;
+  }
+  write_durably(to, dump_json(index));
+}
+
+// Everything of the base but the replaced component and the index.
+void fill(const Path& folder,
+          const std::vector<ExportTensor>& weights,
+          const ExportOptions& options) {
+  for (const auto& entry : fs::directory_iterator(options.base)) {
+    const std::string name = entry.path().filename().string();
+    if (name != options.component && name != "model_index.json" && !name.starts_with(".")) {
+      copy_or_link(entry.path(), folder / name, options.links && entry.is_directory());
+    }
+  }
+  if (const Path preset = folder / "fastwan.json"; !options.preset.empty() && fs::exists(preset)) {
+    Json changed = read_json_file(preset.string());
+    changed.merge_patch(parse_json(options.preset, "preset of the export"));
+    write_durably(preset, dump_json(changed));
+  }
+  fs::create_directory(folder / options.component);
+  copy_or_link(options.base / options.component / "config.json",
+               folder / options.component / "config.json", /*links=*/false);
+  write_weights(folder / options.component, weights, options);
+  write_index(options.base / "model_index.json", folder / "model_index.json", options.class_name);
+}
+
+}  // namespace
+
+std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
+                                     const std::string& role,
+                                     PieceKind kind) {
+  if (!checkpoint.has(role, kind)) {
+    throw InvalidInput(Code::kBadCheckpoint, str(checkpoint.folder().string(), " holds no ",
+                                                 name_of(kind), " of ", role));
+  }
+  std::vector<ExportTensor> weights;
+  for (const UnitTable& unit : checkpoint.units()) {
+    if (unit.role != role) {
+      continue;
+    }
+    for (const StoredTensor& tensor : unit.tensors) {
+      weights.push_back(
+          {.name = tensor.name, .shape = tensor.shape, .value = [&checkpoint, unit, tensor, kind] {
+             return checkpoint.tensor(unit, tensor, kind);
+           }});
+    }
+  }
+  return weights;
+}
+
+void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions& options) {
+  if (!fs::is_regular_file(options.base / "model_index.json")) {
+    throw_io_error(ENOENT, options.base / "model_index.json", "open");
+  }
+  if (fs::exists(options.to) && !options.replaces) {
+    throw Failure(Code::kExists,
+                  str(options.to.string(), " exists. Choose another folder or remove it"));
+  }
+  if (options.component == "transformer") {
+    check_against_config(weights, options.base / options.component / "config.json");
+  }
+  Path unfinished = options.to.has_filename() ? options.to : options.to.parent_path();
+  unfinished += ".tmp";
+  fs::remove_all(unfinished);
+  fs::create_directories(unfinished);
+  try {
+    fill(unfinished, weights, options);
+    if (fs::exists(options.to)) {
+      fs::remove_all(options.to);
+    }
+    rename_durably(unfinished, options.to);
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove_all(unfinished, ignored);
+    throw;
+  }
+}
+
+}  // namespace fastwan::training
