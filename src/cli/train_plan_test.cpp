@@ -133,7 +133,8 @@ TEST(TrainPlan, WhatCannotBePlannedIsSaid) {
     return "";
   };
   const std::string name = "wan2.1-1.3b-distill-vsa-64gpu";
-  EXPECT_NE(code(shipped(name, {{"models.student.init_from", "no/such-model"}}))
+  EXPECT_NE(code(shipped(name, {{"models.student.init_from", "no/such-model"},
+                                {"training.model_path", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}}))
                 .find("not_found: models.student.init_from no/such-model"),
             std::string::npos);
   EXPECT_NE(code(shipped(name, {{"training.model_path", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}}))
