@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 
@@ -36,8 +37,18 @@ Linear Linear::make(torch::nn::Module& root,
           .bias = add_parameter(root, name + ".bias", {out}, options)};
 }
 
+void Linear::add_adapter(torch::nn::Module& root,
+                         const std::string& name,
+                         int64_t rank,
+                         double scale) {
+  lora_a = add_parameter(root, name + ".lora_A.weight", {rank, weight.size(1)}, weight.options());
+  lora_b = add_parameter(root, name + ".lora_B.weight", {weight.size(0), rank}, weight.options());
+  lora_scale = scale;
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  return at::linear(x, weight, bias);
+  const at::Tensor y = at::linear(x, weight, bias);
+  return lora_a.defined() ? at::add(y, at::linear(at::linear(x, lora_a), lora_b), lora_scale) : y;
 }
 
 }  // namespace fastwan::models

@@ -64,9 +64,18 @@ Rope make_rope(const RopeArgs& args, at::ScalarType type, at::Device device);
 // cos and sin of timesteps 0..1000: [U] -> [U, freq_dim] in the same type, cos first.
 at::Tensor timestep_wave(const at::Tensor& timestep, int64_t freq_dim);
 
+struct AdapterOptions {
+  int64_t rank = 32;
+  double scale = 1;      // alpha / rank
+  bool on_gates = true;  // to_gate_compress too, where it is
+};
+
 class WanBlock final : public torch::nn::Module {
  public:
   WanBlock(const layout::WanDitConfig& config, const RoundingProfile& profile, at::Device device);
+
+  // Low-rank adapters on q, k, v and out of both attentions (models/parameters.h).
+  void add_adapters(const AdapterOptions& options);
 
   // x [B, S, D], text [B, L, D] embedded, time [U, 6, D] rows of `row`
   at::Tensor forward(const at::Tensor& x,
@@ -153,6 +162,12 @@ struct WanDitOptions {
   // one then get zeros. Either is said here.
   std::function<void(const std::string&)> on_note;
 };
+
+// Fills a model's parameters, which may be lent in another dtype than the model computes in. Gates
+// that the files have not become zero; adapters stay as they are.
+void load_wan_dit_weights(WanDit& model,
+                          const io::WeightFiles& files,
+                          const std::function<void(const std::string&)>& on_note = {});
 
 // Whether the weights hold gates (to_gate_compress).
 bool has_gates(const io::WeightFiles& files);

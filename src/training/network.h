@@ -41,6 +41,8 @@ enum class Recompute {
   kEveryN  // blocks 0, n, 2n, ... run twice, the others keep their graphs
 };
 
+class Network;
+
 struct NetworkOptions {
   bool is_trainable = true;
   Recompute recompute = Recompute::kFull;
@@ -48,12 +50,15 @@ struct NetworkOptions {
   // Which parameters train, by name; all where empty. The others are frozen: held in the compute
   // dtype, without gradient, never written.
   std::function<bool(const std::string&)> trains;
+  // Frozen weights are those of this network's, held once: one base and several sets of adapters
+  // are student, critic and teacher. Every frozen weight of this network is frozen there.
+  std::shared_ptr<const Network> base;
   at::Device device = at::kCPU;
 };
 
 class Network {
  public:
-  // The parameters' present values are the start; Units::initialise() loads others unrounded.
+  // The parameters' present values are the start; initialise() sets others.
   Network(std::shared_ptr<models::WanDit> model,
           const NetworkOptions& options,
           const distributed::Mesh& mesh);
@@ -66,6 +71,10 @@ class Network {
                       const at::Tensor& timestep,
                       const at::Tensor& encoded_text);
 
+  // Calls `write` while the model's parameters are whole tensors, the trained ones in the master
+  // dtype: weights of a file arrive unrounded (models::load_wan_dit_weights).
+  void initialise(const std::function<void()>& write);
+
   // Of later calls; a backward uses the attention of its forward. Wants a gate only where the model
   // has one.
   void set_attention(std::shared_ptr<const ops::Attention> attention);
@@ -74,6 +83,9 @@ class Network {
   // What the optimizer updates; of a network that does not train: all its parameters.
   Units& units() { return trained_ ? *trained_ : *frozen_; }
 
+  // What never changes; null where everything trains.
+  const Units* frozen() const { return frozen_.get(); }
+
   const models::WanDit& model() const { return *model_; }
   const std::shared_ptr<models::WanDit>& shared_model() const { return model_; }
 
@@ -81,10 +93,11 @@ class Network {
   std::shared_ptr<models::WanDit> model_;
   NetworkOptions options_;
   std::shared_ptr<const ops::Attention> attention_;
-  std::unique_ptr<Units> trained_, frozen_;  // either may be absent
-  ops::AttentionPlan plan_;                  // of the last latent shape
-  std::vector<int64_t> plan_grid_;           // its T, H, W
-  at::Tensor anchor_;                        // makes the result of a call want a gradient
+  std::unique_ptr<Units> trained_;  // either may be absent
+  std::shared_ptr<Units> frozen_;   // of several networks where they share a base
+  ops::AttentionPlan plan_;         // of the last latent shape
+  std::vector<int64_t> plan_grid_;  // its T, H, W
+  at::Tensor anchor_;               // makes the result of a call want a gradient
 };
 
 }  // namespace fastwan::training

@@ -116,6 +116,10 @@ class Units {
   // wrote: weights of a file are not rounded to the compute dtype on their way.
   void initialise(const std::function<void()>& write);
 
+  // The parameters of these names in another module become views too: one copy of the weights for
+  // several networks. Frozen units only.
+  void lend(const torch::nn::Module& module, const std::vector<UnitNames>& partition);
+
   // Every tensor whole, in the master dtype; valid until the next update.
   struct Named {
     std::string name;
@@ -125,11 +129,15 @@ class Units {
 
  private:
   struct Unit {
-    std::vector<at::Tensor> parameters;  // in the layout's order
-    at::Tensor master;                   // [padded / shard]
-    at::Tensor gradient;                 // [padded / shard]
-    at::Tensor compute;                  // [padded] while gathered
-    at::Tensor open;                     // [padded] compute dtype, while gradients are open
+    struct View {
+      at::Tensor parameter;
+      std::size_t tensor;  // in the layout
+    };
+    std::vector<View> views;
+    at::Tensor master;    // [padded / shard]
+    at::Tensor gradient;  // [padded / shard]
+    at::Tensor compute;   // [padded] while gathered
+    at::Tensor open;      // [padded] compute dtype, while gradients are open
     int64_t users = 0;
   };
   bool holds_compute() const;  // master and compute are one

@@ -6,6 +6,7 @@
 #include <ATen/ops/view_as_real.h>
 
 #include "base/text.h"
+#include "models/layout/tensors.h"
 #include "models/wan_dit.h"
 
 namespace fastwan::models {
@@ -82,6 +83,22 @@ WanBlock::WanBlock(const layout::WanDitConfig& config,
   ffn_out_ = Linear::make(*this, "ffn.net.2", config.ffn_dim, width, compute);
   if (config.is_gated) {
     gate_ = Linear::make(*this, "to_gate_compress", width, width, compute);
+  }
+}
+
+void WanBlock::add_adapters(const AdapterOptions& options) {
+  const auto add = [&](Linear& linear, const std::string& name) {
+    linear.add_adapter(*this, name, options.rank, options.scale);
+  };
+  for (auto& [name, attention] : {std::pair<std::string, AttentionWeights*>{"attn1", &attn1_},
+                                  std::pair<std::string, AttentionWeights*>{"attn2", &attn2_}}) {
+    add(attention->to_q, name + ".to_q");
+    add(attention->to_k, name + ".to_k");
+    add(attention->to_v, name + ".to_v");
+    add(attention->to_out, name + ".to_out.0");
+  }
+  if (options.on_gates && gate_.weight.defined()) {
+    add(gate_, layout::kGateName);
   }
 }
 
