@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/isnan.h>
 #include <c10/core/GradMode.h>
@@ -85,6 +86,7 @@ double worst_error(const std::vector<at::Tensor>& parameters,
   for (const at::Tensor& g : gradients) {
     norm = std::hypot(norm, g.norm().item<double>());
   }
+  at::set_num_threads(1);  // tensors are too small for more
   for (int i = 0; i < kDirections; ++i) {
     std::vector<at::Tensor> direction;
     double expected = 0;
@@ -203,7 +205,7 @@ INSTANTIATE_TEST_SUITE_P(Types,
                                            Kind{"fp32_sparse", at::kFloat, true},
                                            Kind{"bf16_dense", at::kBFloat16, false},
                                            Kind{"bf16_sparse", at::kBFloat16, true}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& test) { return std::string(test.param.name); });
 
 TEST(Network, GradientIsThatOfPlainAutograd) {
   const TinyBatch batch = tiny_batch(/*is_large=*/true, at::kDouble);
@@ -427,9 +429,9 @@ INSTANTIATE_TEST_SUITE_P(Layouts,
                                            Layout{1, 4, at::kDouble},
                                            Layout{2, 2, at::kDouble},
                                            Layout{1, 2, at::kFloat}),
-                         [](const auto& info) {
-                           return str(info.param.replicate, "x", info.param.shard, "_",
-                                      at::toString(info.param.type));
+                         [](const auto& test) {
+                           return str(test.param.replicate, "x", test.param.shard, "_",
+                                      at::toString(test.param.type));
                          });
 
 TEST(WanUnits, EveryParameterHasOneUnit) {

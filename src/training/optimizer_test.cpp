@@ -25,14 +25,14 @@ using testing::is_equal;
 using testing::on_ranks;
 
 constexpr int64_t kNumel = 37;
-constexpr double kRate = 1e-3;
+constexpr double kRate = 1e-5;
 
 struct Fixture {
   explicit Fixture(at::ScalarType compute,
                    const distributed::Mesh& mesh = distributed::one_process())
       : module(std::make_shared<torch::nn::Module>()) {
     models::add_parameter(*module, "w", {kNumel}, compute)
-        .copy_(golden_tensor("adamw", "w", {kNumel}));
+        .copy_(golden_tensor("adamw", "w", {kNumel}, /*mean=*/0.0, /*std=*/0.005));
     units =
         std::make_unique<Units>(*module, one_unit(*module), UnitsOptions{.compute = compute}, mesh);
   }
@@ -64,6 +64,8 @@ struct Scalar {
   }
 };
 
+// Weights of a network's size, at most 0.03: 1,000 roundings of fp32 to half a step of 2^-29 are
+// 1e-6 at most.
 double worst_after_1000_steps(at::ScalarType compute, const AdamWOptions& options) {
   const Fixture fixture(compute);
   AdamW optimizer(*fixture.units, options);
@@ -83,8 +85,7 @@ double worst_after_1000_steps(at::ScalarType compute, const AdamWOptions& option
   double worst = 0;
   for (int64_t i = 0; i < kNumel; ++i) {
     const double p = want[static_cast<std::size_t>(i)].p;
-    worst = std::max(worst, std::abs(fixture.units->master(0)[i].item<double>() - p) /
-                                std::max(1.0, std::abs(p)));
+    worst = std::max(worst, std::abs(fixture.units->master(0)[i].item<double>() - p));
   }
   return worst;
 }
@@ -167,7 +168,7 @@ TEST(AdamW, Bf16MomentsTakeInIncrementsBelowTheirResolution) {
       .m_type = MomentType::kMaster, .v_type = MomentType::kBf16Stochastic, .seed = 3};
   Fixture fixture(at::kFloat);
   AdamW optimizer(*fixture.units, options);
-  constexpr int64_t kSteps = 2000;
+  constexpr int64_t kSteps = 1000;
   for (int64_t n = 0; n < kSteps; ++n) {
     fixture.set_gradient(at::full({kNumel}, 1.0, at::kFloat));
     optimizer.step(0.0);
