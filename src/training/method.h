@@ -52,8 +52,11 @@ class Method {
 
   // Adds `share` times the gradient of the micro-batch's mean loss to the network's units and
   // returns what is worth logging, as means over the micro-batch. Gradients of the other networks
-  // stay as they are. Random numbers depend on (seed, step, slot). Failure non_finite, on all ranks
-  // alike, before the gradient is touched.
+  // stay as they are. Random numbers depend on (seed, step, slot).
+  //
+  // Failure non_finite, naming step, slot and noise level, is thrown when all of the micro-batch's
+  // collectives are done, so that ranks without a fault do not wait; the gradient is then of no
+  // use, and no rank may step.
   virtual Metrics accumulate(const std::string& network,
                              int64_t step,
                              const MicroBatch& batch,
