@@ -54,7 +54,8 @@ struct LatentPosterior {
   at::Tensor logvar;  // [B, z, T, H, W], in [-30, 20]
 };
 
-// For inference: no gradients.
+// decode() and encode() make no gradients; reconstruct() and posterior() follow the caller's grad
+// mode: same chunks, same history, same operations.
 class WanVae final : public torch::nn::Module {
  public:
   using OnChunk = std::function<void(const at::Tensor& frames)>;  // [B, 3, f, P, Q] in [-1, 1]
@@ -78,12 +79,18 @@ class WanVae final : public torch::nn::Module {
   // as 5.
   LatentPosterior encode(const at::Tensor& video);
 
+  // For training: the whole clip, no tiles, not clamped (a clamp would stop the gradient of what
+  // lies outside). With gradient in grad mode, for parameters that ask for one and for the input.
+  at::Tensor reconstruct(const at::Tensor& latents);   // as decode(latents)
+  LatentPosterior posterior(const at::Tensor& video);  // as encode(video)
+
   at::Tensor normalise(const at::Tensor& latents) const;  // (latents - mean) / std
   at::Tensor denormalise(const at::Tensor& latents, LatentForm form) const;
 
  private:
   void stream_decode(const at::Tensor& x, const OnChunk& on_chunk) const;
   at::Tensor encode_patches(const at::Tensor& x) const;
+  LatentPosterior posterior_of(const at::Tensor& video, bool may_tile) const;
   at::Tensor finished(const at::Tensor& x) const;
   at::Tensor per_channel(const std::vector<double>& values, const at::Tensor& like) const;
 

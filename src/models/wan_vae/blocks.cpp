@@ -1,11 +1,14 @@
 #include "models/wan_vae/blocks.h"
 
 #include <algorithm>
+#include <vector>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/zeros.h>
 
 namespace fastwan::models::wan_vae {
 namespace {
@@ -25,12 +28,30 @@ at::Tensor begin_frames(const at::Tensor& slot, const at::Tensor& x, int64_t T) 
   return frames;
 }
 
+// The same frames as one new tensor, through which a gradient reaches x and the history.
+at::Tensor joined_frames(const at::Tensor& slot, const at::Tensor& x, int64_t T) {
+  std::vector<at::Tensor> parts;
+  const int64_t stored = slot.defined() ? slot.size(1) : 0;
+  if (T > 1 && stored < kHistory) {
+    parts.push_back(
+        at::zeros({x.size(0), kHistory - stored, x.size(2), x.size(3), x.size(4)}, x.options()));
+  }
+  if (stored > 0) {
+    parts.push_back(slot);
+  }
+  parts.push_back(x);
+  return at::cat(parts, 1);
+}
+
 at::Tensor convolve_frames(const CausalConv& conv,
                            const at::Tensor& frames,
                            int64_t T,
                            at::Tensor& slot) {
   const int64_t kept = std::min(kHistory, frames.size(1));
-  slot = frames.narrow(1, frames.size(1) - kept, kept).clone();
+  slot = frames.narrow(1, frames.size(1) - kept, kept);
+  if (!at::GradMode::is_enabled()) {
+    slot = slot.clone();  // or it would keep all frames alive; a graph keeps them anyway
+  }
   return conv(frames, T);
 }
 
@@ -38,6 +59,9 @@ at::Tensor convolve_frames(const CausalConv& conv,
 
 at::Tensor convolve(const CausalConv& conv, const at::Tensor& x, at::Tensor& slot) {
   const int64_t T = x.size(1);
+  if (at::GradMode::is_enabled()) {
+    return convolve_frames(conv, joined_frames(slot, x, T), T, slot);
+  }
   const at::Tensor frames = begin_frames(slot, x, T);
   frames.narrow(1, frames.size(1) - T, T).copy_(x);
   return convolve_frames(conv, frames, T, slot);
@@ -48,6 +72,9 @@ at::Tensor convolve_normed(const RmsNorm& norm,
                            const at::Tensor& x,
                            at::Tensor& slot) {
   const int64_t T = x.size(1);
+  if (at::GradMode::is_enabled()) {
+    return convolve_frames(conv, joined_frames(slot, at::silu(norm(x)), T), T, slot);
+  }
   const at::Tensor frames = begin_frames(slot, x, T);
   at::Tensor chunk = frames.narrow(1, frames.size(1) - T, T);
   norm.into(chunk, x);

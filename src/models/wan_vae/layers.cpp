@@ -2,12 +2,15 @@
 
 #include <cmath>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/conv3d.h>
 #include <ATen/ops/div.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
 
 namespace fastwan::models::wan_vae {
@@ -37,12 +40,11 @@ PointwiseConv PointwiseConv::make(const Scope& scope, int64_t in, int64_t out, i
   std::vector<int64_t> shape(static_cast<std::size_t>(rank), 1);
   shape[0] = out;
   shape[1] = in;
-  return {.map = {.weight = scope.parameter("weight", shape).view({out, in}),
-                  .bias = scope.parameter("bias", {out})}};
+  return {.weight = scope.parameter("weight", shape), .bias = scope.parameter("bias", {out})};
 }
 
 at::Tensor PointwiseConv::operator()(const at::Tensor& x) const {
-  return map(x);
+  return at::linear(x, weight.flatten(1), bias);
 }
 
 CausalConv CausalConv::make(const Scope& scope, int64_t in, int64_t out, const Kernel& kernel) {
@@ -87,9 +89,20 @@ RmsNorm RmsNorm::make(const Scope& scope, int64_t channels, int64_t rank) {
 }
 
 at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
-  at::Tensor out = at::empty_like(x);
-  into(out, x);
-  return out;
+  if (!at::GradMode::is_enabled()) {
+    at::Tensor out = at::empty_like(x);
+    into(out, x);
+    return out;
+  }
+  const double root = std::sqrt(static_cast<double>(x.size(-1)));
+  const bool is_narrow = x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble;
+  const at::Tensor wide = is_narrow ? x.to(at::kFloat) : x;
+  const at::Tensor length =
+      at::linalg_vector_norm(wide, 2, {-1}, /*keepdim=*/true).clamp_min(kSmallestLength);
+  // Operations and roundings of into().
+  const at::Tensor normed =
+      is_narrow ? (wide / length).to(x.scalar_type()) * root : x * (root / length);
+  return normed * gamma.flatten();
 }
 
 void RmsNorm::into(at::Tensor out, const at::Tensor& x) const {

@@ -3,6 +3,7 @@
 //
 // Dims    B batch, T H W frames, height and width of this level, C channels
 // Layout  activations [B, T, H, W, C] dense; weights as the checkpoint has them
+// Grad    in grad mode what a layer makes has a gradient; without, it writes in place what it can
 #pragma once
 
 #include <string>
@@ -26,7 +27,8 @@ struct Scope {
 
 // A convolution with a kernel of one: a linear map of the channels.
 struct PointwiseConv {
-  Linear map;
+  at::Tensor weight;  // [out, in, 1, 1] or [out, in, 1, 1, 1]
+  at::Tensor bias;    // [out]
 
   // `rank`: dimensions of the stored weight, 4 or 5.
   static PointwiseConv make(const Scope& scope, int64_t in, int64_t out, int64_t rank);
@@ -67,8 +69,8 @@ struct RmsNorm {
 
   // `rank`: dimensions of the stored gamma, 3 or 4.
   static RmsNorm make(const Scope& scope, int64_t channels, int64_t rank);
-  at::Tensor operator()(const at::Tensor& x) const;      // [..., C]
-  void into(at::Tensor out, const at::Tensor& x) const;  // both [..., C]
+  at::Tensor operator()(const at::Tensor& x) const;      // [..., C], with a gradient in grad mode
+  void into(at::Tensor out, const at::Tensor& x) const;  // both [..., C], without one
 };
 
 }  // namespace fastwan::models::wan_vae

@@ -99,6 +99,15 @@ void WanVae::stream_decode(const at::Tensor& x, const OnChunk& on_chunk) const {
   }
 }
 
+at::Tensor WanVae::reconstruct(const at::Tensor& latents) {
+  invariant(decoder_ != nullptr, "the decoder was asked for");
+  Shapes("WanVae").expect("latents", latents.sizes(), str("B ", config_.z_dim, " T H W"));
+  std::vector<at::Tensor> chunks;
+  stream_decode(channels_innermost(latents.to(options_.device, options_.dtype)),
+                [&chunks](const at::Tensor& chunk) { chunks.push_back(chunk); });
+  return wan_vae::unpatchify(at::cat(chunks, 1), config_.patch_size);  // [B, 3, F, P, Q]
+}
+
 at::Tensor WanVae::finished(const at::Tensor& x) const {
   return wan_vae::unpatchify(x, config_.patch_size).clamp_(-1, 1);  // [B, 3, f, P, Q]
 }
@@ -150,8 +159,16 @@ at::Tensor WanVae::encode_patches(const at::Tensor& x) const {
 }
 
 LatentPosterior WanVae::encode(const at::Tensor& video) {
-  invariant(encoder_ != nullptr, "the encoder was asked for");
   const at::NoGradGuard no_grad;
+  return posterior_of(video, /*may_tile=*/true);
+}
+
+LatentPosterior WanVae::posterior(const at::Tensor& video) {
+  return posterior_of(video, /*may_tile=*/false);
+}
+
+LatentPosterior WanVae::posterior_of(const at::Tensor& video, bool may_tile) const {
+  invariant(encoder_ != nullptr, "the encoder was asked for");
   const int64_t scale = config_.scale_factor_spatial, patch = config_.patch_size;
   Shapes("WanVae").expect("video", video.sizes(), "B 3 F P Q");
   if (video.size(3) % scale != 0 || video.size(4) % scale != 0 || video.size(2) == 0) {
@@ -162,7 +179,8 @@ LatentPosterior WanVae::encode(const at::Tensor& video) {
   const at::Tensor x = wan_vae::patchify(video.to(options_.device, options_.dtype), patch);
   const wan_vae::Side whole{.height = x.size(2), .width = x.size(3)};
   // As diffusers: where the video is patched, the tile's pixels count as patches.
-  const bool tiled = tiling_ && (whole.height > tiling_->height || whole.width > tiling_->width);
+  const bool tiled =
+      may_tile && tiling_ && (whole.height > tiling_->height || whole.width > tiling_->width);
   at::Tensor moments;  // [B, T, H, W, 2 z]
   if (!tiled) {
     moments = encode_patches(x);

@@ -59,7 +59,7 @@ struct BareDecoder {
     testing::fill_golden_weights(root, golden_case);
   }
   at::Tensor decode(const at::Tensor& latents) const {
-    const at::Tensor x = post_quant.map(latents.movedim(1, -1).contiguous());
+    const at::Tensor x = post_quant(latents.movedim(1, -1).contiguous());
     wan_vae::FeatureCache cache;
     std::vector<at::Tensor> chunks;
     for (int64_t t = 0; t < x.size(1); ++t) {

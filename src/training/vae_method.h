@@ -1,0 +1,63 @@
+// Training a Wan VAE on clips.
+//
+//   loss = mean |decode(z) - video| + kl_weight * mean over clips of KL(q(z | video) || N(0, 1))
+//   z = mean + exp(logvar / 2) eps,   KL summed over a clip's latent
+//
+// Source  Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022;
+//         weights by the convention of diffusers' train_autoencoderkl.py
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "models/wan_vae.h"
+#include "training/method.h"
+
+namespace fastwan::training {
+
+// Of each clip: 1/2 sum (mean^2 + exp(logvar) - 1 - logvar): [B] fp32 (fp64).
+at::Tensor kl_divergence(const models::LatentPosterior& posterior);
+
+struct VaeMethodOptions {
+  uint64_t seed = 1000;
+  double kl_weight = 1e-6;
+};
+
+class TrainVae final : public Method {
+ public:
+  // `units` hold the parameters of `vae` and outlive the method.
+  TrainVae(std::shared_ptr<models::WanVae> vae, Units& units, const VaeMethodOptions& options);
+
+  std::vector<std::string> updates(int64_t step) const override;
+  // Reads pixels, of 4 k + 1 frames. Metrics  train_loss, vae_l1, vae_kl, vae_psnr (dB, of values
+  // in
+  // [-1, 1])
+  Metrics accumulate(const std::string& network,
+                     int64_t step,
+                     const MicroBatch& batch,
+                     double share) override;
+  std::map<std::string, Trained> networks() override;
+
+ private:
+  std::shared_ptr<models::WanVae> vae_;
+  Units& units_;
+  VaeMethodOptions options_;
+};
+
+// latents_mean and latents_std of a VAE's config: moments of a channel over clips, frames and
+// pixels, summed in fp64.
+class LatentMoments {
+ public:
+  void add(const at::Tensor& latents);  // [B, z, T, H, W]
+  std::vector<double> mean() const;     // [z]
+  std::vector<double> std() const;      // [z], of the population
+
+ private:
+  at::Tensor sum_, sum_of_squares_;  // [z]
+  int64_t count_ = 0;
+};
+
+}  // namespace fastwan::training
