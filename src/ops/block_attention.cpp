@@ -15,64 +15,36 @@ namespace {
 using Out = std::tuple<at::Tensor, at::Tensor>;
 using Grads = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-Out plain(const at::Tensor& q,
-          const at::Tensor& k,
-          const at::Tensor& v,
-          const at::Tensor& block_index,
-          const at::Tensor& block_count,
-          const at::Tensor& q_sizes,
-          const at::Tensor& kv_sizes,
-          std::optional<double> scale) {
-  return plain_block_attention({.q = q, .k = k, .v = v},
-                               {block_index, block_count, q_sizes, kv_sizes},
-                               scale_or_default(scale, q));
+// A device's implementation under the operator's signature.
+template <auto kAttend>
+Out forward_of(const at::Tensor& q,
+               const at::Tensor& k,
+               const at::Tensor& v,
+               const at::Tensor& block_index,
+               const at::Tensor& block_count,
+               const at::Tensor& q_sizes,
+               const at::Tensor& kv_sizes,
+               std::optional<double> scale) {
+  return kAttend({.q = q, .k = k, .v = v}, {block_index, block_count, q_sizes, kv_sizes},
+                 scale_or_default(scale, q));
 }
 
-Out cpu(const at::Tensor& q,
-        const at::Tensor& k,
-        const at::Tensor& v,
-        const at::Tensor& block_index,
-        const at::Tensor& block_count,
-        const at::Tensor& q_sizes,
-        const at::Tensor& kv_sizes,
-        std::optional<double> scale) {
-  return cpu_block_attention({.q = q, .k = k, .v = v},
-                             {block_index, block_count, q_sizes, kv_sizes},
-                             scale_or_default(scale, q));
-}
-
-Grads plain_backward(const at::Tensor& grad_out,
-                     const std::optional<at::Tensor>& grad_lse,
-                     const at::Tensor& q,
-                     const at::Tensor& k,
-                     const at::Tensor& v,
-                     const at::Tensor& out,
-                     const at::Tensor& lse,
-                     const at::Tensor& block_index,
-                     const at::Tensor& block_count,
-                     const at::Tensor& q_sizes,
-                     const at::Tensor& kv_sizes,
-                     std::optional<double> scale) {
-  return plain_block_attention_backward(
-      grad_out, grad_lse.value_or(at::Tensor()), {.q = q, .k = k, .v = v}, {.out = out, .lse = lse},
-      {block_index, block_count, q_sizes, kv_sizes}, scale_or_default(scale, q));
-}
-
-Grads cpu_backward(const at::Tensor& grad_out,
-                   const std::optional<at::Tensor>& grad_lse,
-                   const at::Tensor& q,
-                   const at::Tensor& k,
-                   const at::Tensor& v,
-                   const at::Tensor& out,
-                   const at::Tensor& lse,
-                   const at::Tensor& block_index,
-                   const at::Tensor& block_count,
-                   const at::Tensor& q_sizes,
-                   const at::Tensor& kv_sizes,
-                   std::optional<double> scale) {
-  return cpu_block_attention_backward(
-      grad_out, grad_lse.value_or(at::Tensor()), {.q = q, .k = k, .v = v}, {.out = out, .lse = lse},
-      {block_index, block_count, q_sizes, kv_sizes}, scale_or_default(scale, q));
+template <auto kDifferentiate>
+Grads backward_of(const at::Tensor& grad_out,
+                  const std::optional<at::Tensor>& grad_lse,
+                  const at::Tensor& q,
+                  const at::Tensor& k,
+                  const at::Tensor& v,
+                  const at::Tensor& out,
+                  const at::Tensor& lse,
+                  const at::Tensor& block_index,
+                  const at::Tensor& block_count,
+                  const at::Tensor& q_sizes,
+                  const at::Tensor& kv_sizes,
+                  std::optional<double> scale) {
+  return kDifferentiate(grad_out, grad_lse.value_or(at::Tensor()), {.q = q, .k = k, .v = v},
+                        {.out = out, .lse = lse}, {block_index, block_count, q_sizes, kv_sizes},
+                        scale_or_default(scale, q));
 }
 
 Out meta(const at::Tensor& q,
@@ -192,12 +164,12 @@ std::tuple<at::Tensor, at::Tensor> block_attention(const at::Tensor& q,
 }
 
 void register_block_attention_plain(torch::Library& m) {
-  m.impl("block_attention", plain);
-  m.impl("_block_attention_backward", plain_backward);
+  m.impl("block_attention", forward_of<plain_block_attention>);
+  m.impl("_block_attention_backward", backward_of<plain_block_attention_backward>);
 }
 void register_block_attention_cpu(torch::Library& m) {
-  m.impl("block_attention", cpu);
-  m.impl("_block_attention_backward", cpu_backward);
+  m.impl("block_attention", forward_of<cpu_block_attention>);
+  m.impl("_block_attention_backward", backward_of<cpu_block_attention_backward>);
 }
 void register_block_attention_meta(torch::Library& m) {
   m.impl("block_attention", meta);

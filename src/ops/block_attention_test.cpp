@@ -17,6 +17,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include "kernels/block_attention/block_attention_problem.h"
 #include "support/compare.h"
 
 namespace fastwan::ops {
@@ -26,10 +27,8 @@ struct Problem {
   at::Tensor q, k, v, index, count, q_sizes, kv_sizes;
 };
 
-struct Sizes {
-  int64_t B, H, D, Tq, Tk, K;
-  std::vector<int32_t> q_sizes, kv_sizes;
-};
+using Sizes = kernels::testing::BlockAttentionCase;
+using kernels::testing::block_attention_cases;
 
 at::Tensor slots_with_nan(const Sizes& s, int64_t T, const at::Tensor& sizes) {
   const at::Tensor padding = at::arange(T, sizes.options()).ge(sizes.unsqueeze(1));  // [N, T]
@@ -109,55 +108,8 @@ Result by_hand(const Problem& p, at::ScalarType type) {
   return r;
 }
 
-const std::vector<Sizes>& all_sizes() {
-  static const std::vector<Sizes> sizes{
-      {.B = 2,
-       .H = 3,
-       .D = 64,
-       .Tq = 64,
-       .Tk = 64,
-       .K = 3,
-       .q_sizes = {64, 63, 1, 17},
-       .kv_sizes = {64, 1, 63, 32, 8}},
-      {.B = 1,
-       .H = 2,
-       .D = 128,
-       .Tq = 64,
-       .Tk = 64,
-       .K = 4,
-       .q_sizes = {64, 8, 64, 16, 64},
-       .kv_sizes = {64, 64, 16, 64}},
-      // other sparse patterns: other tiles, odd head sizes
-      {.B = 1,
-       .H = 1,
-       .D = 20,
-       .Tq = 7,
-       .Tk = 33,
-       .K = 2,
-       .q_sizes = {7, 3, 1, 6},
-       .kv_sizes = {33, 5}},
-      {.B = 1,
-       .H = 2,
-       .D = 1,
-       .Tq = 1,
-       .Tk = 1,
-       .K = 3,
-       .q_sizes = {1, 1, 1, 1, 1},
-       .kv_sizes = {1, 1, 1}},
-      {.B = 1,
-       .H = 1,
-       .D = 256,
-       .Tq = 100,
-       .Tk = 130,
-       .K = 2,
-       .q_sizes = {100, 99},
-       .kv_sizes = {130, 129}},
-  };
-  return sizes;
-}
-
 TEST(BlockAttention, AgreesWithSoftmaxOverTheListedKeysAndReadsNoPadding) {
-  for (const Sizes& sizes : all_sizes()) {
+  for (const Sizes& sizes : block_attention_cases()) {
     const Problem exact_problem = make_problem(sizes, at::kDouble);
     const Result exact = by_hand(exact_problem, at::kDouble);
     const auto [out64, lse64] = attend(exact_problem);
@@ -180,7 +132,7 @@ TEST(BlockAttention, AgreesWithSoftmaxOverTheListedKeysAndReadsNoPadding) {
 }
 
 TEST(BlockAttention, ScaleIsTheCallersOrTheRootOfTheHeadSize) {
-  const Problem p = make_problem(all_sizes()[0], at::kFloat);
+  const Problem p = make_problem(block_attention_cases()[0], at::kFloat);
   const auto [by_default, lse_by_default] = attend(p);
   const auto [given, lse] = block_attention(p.q, p.k, p.v, p.index, p.count, p.q_sizes, p.kv_sizes,
                                             1.0 / std::sqrt(64.0));
@@ -192,7 +144,7 @@ TEST(BlockAttention, ScaleIsTheCallersOrTheRootOfTheHeadSize) {
 }
 
 TEST(BlockAttention, AcceptsAnyStrides) {
-  const Problem p = make_problem(all_sizes()[0], at::kFloat);
+  const Problem p = make_problem(block_attention_cases()[0], at::kFloat);
   Problem strided = p;
   for (at::Tensor* x : {&strided.q, &strided.k, &strided.v}) {
     *x = x->transpose(1, 2).contiguous().transpose(1, 2);  // heads outside tokens
@@ -239,7 +191,7 @@ Gradients gradients_by_hand(const Problem& p,
 }
 
 TEST(BlockAttention, GradientsAreThoseOfSoftmaxAttentionAndZeroInPadding) {
-  for (const Sizes& sizes : all_sizes()) {
+  for (const Sizes& sizes : block_attention_cases()) {
     const Problem exact_problem = make_problem(sizes, at::kDouble);
     const at::Tensor w = at::randn(exact_problem.q.sizes(), at::kDouble);
     const at::Tensor u = at::randn({w.size(0), w.size(2), w.size(1)}, at::kDouble);
@@ -267,7 +219,7 @@ TEST(BlockAttention, GradientsAreThoseOfSoftmaxAttentionAndZeroInPadding) {
 
 TEST(BlockAttention, GivesTheSameBitsOnEveryNumberOfThreads) {
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kDouble}) {
-    const Problem p = make_problem(all_sizes()[1], type);
+    const Problem p = make_problem(block_attention_cases()[1], type);
     const at::Tensor w = at::randn(p.q.sizes(), type);
     const at::Tensor u = at::randn({w.size(0), w.size(2), w.size(1)}, at::kDouble);
     const int threads = at::get_num_threads();
@@ -289,7 +241,7 @@ TEST(BlockAttention, GivesTheSameBitsOnEveryNumberOfThreads) {
 }
 
 TEST(BlockAttention, RefusesWhatDoesNotFit) {
-  const Problem good = make_problem(all_sizes()[0], at::kFloat);
+  const Problem good = make_problem(block_attention_cases()[0], at::kFloat);
   const auto refuses = [&](auto change) {
     Problem bad = good;
     change(bad);

@@ -9,4 +9,8 @@ namespace fastwan::ops {
 // Equal scores: the lower tile wins. A NaN counts as the highest.
 at::Tensor block_select(const at::Tensor& scores, int64_t topk);
 
+// For implementations of a device: shape and type, and the version made of torch's own operators.
+void check_block_select(const at::Tensor& scores, int64_t topk);
+at::Tensor plain_block_select(const at::Tensor& scores, int64_t topk);
+
 }  // namespace fastwan::ops

@@ -17,30 +17,10 @@ namespace {
 
 constexpr int64_t kTilesPerTask = 8;
 
-void check(const at::Tensor& x, const at::Tensor& len, int64_t T) {
-  check_floating("tile_mean", {"x", x});
-  check_rank("tile_mean", {"x", x}, 4, "B N*T H D");
-  check_rank("tile_mean", {"len", len}, 1, "N");
-  check_int32("tile_mean", {"len", len});
-  check_device("tile_mean", {"x", x}, {{"len", len}});
-  TORCH_CHECK_VALUE(T >= 1, "tile_mean: T must be at least 1, got ", T);
-  TORCH_CHECK_VALUE(x.sym_size(1) == len.sym_size(0) * T, "tile_mean: x must hold T=", T,
-                    " slots for each of the N=", len.sym_size(0), " tiles of len, got ",
-                    x.sym_size(1), " slots");
-}
-
 at::Tensor is_padding(const at::Tensor& len, int64_t T) {
   return at::arange(T, len.options())
       .ge(len.unsqueeze(1))
       .view_symint({1, len.sym_size(0), T, 1, 1});  // [1, N, T, 1, 1]
-}
-
-at::Tensor plain(const at::Tensor& x, const at::Tensor& len, int64_t T) {
-  check(x, len, T);
-  const at::Tensor tiles = x.unflatten_symint(1, {len.sym_size(0), T});  // [B, N, T, H, D]
-  const at::Tensor sum =
-      tiles.to(sum_type(x)).masked_fill(is_padding(len, T), 0).sum(2);  // [B, N, H, D]
-  return (sum / len.view({1, -1, 1, 1})).to(x.scalar_type());           // [B, N, H, D]
 }
 
 at::Tensor plain_backward(const at::Tensor& grad_out, const at::Tensor& len, int64_t T) {
@@ -53,9 +33,9 @@ at::Tensor plain_backward(const at::Tensor& grad_out, const at::Tensor& len, int
 
 at::Tensor cpu(const at::Tensor& x_any, const at::Tensor& len_any, int64_t T) {
   if (!has_cpu_kernel(x_any)) {
-    return plain(x_any, len_any, T);
+    return plain_tile_mean(x_any, len_any, T);
   }
-  check(x_any, len_any, T);
+  check_tile_mean(x_any, len_any, T);
   const at::Tensor x = x_any.contiguous();      // [B, N*T, H, D]
   const at::Tensor len = len_any.contiguous();  // [N]
   check_values("tile_mean", {"len", len}, 1, T, "tokens of each tile");
@@ -106,6 +86,26 @@ at::Tensor autograd(const at::Tensor& x, const at::Tensor& len, int64_t T) {
 
 }  // namespace
 
+void check_tile_mean(const at::Tensor& x, const at::Tensor& len, int64_t T) {
+  check_floating("tile_mean", {"x", x});
+  check_rank("tile_mean", {"x", x}, 4, "B N*T H D");
+  check_rank("tile_mean", {"len", len}, 1, "N");
+  check_int32("tile_mean", {"len", len});
+  check_device("tile_mean", {"x", x}, {{"len", len}});
+  TORCH_CHECK_VALUE(T >= 1, "tile_mean: T must be at least 1, got ", T);
+  TORCH_CHECK_VALUE(x.sym_size(1) == len.sym_size(0) * T, "tile_mean: x must hold T=", T,
+                    " slots for each of the N=", len.sym_size(0), " tiles of len, got ",
+                    x.sym_size(1), " slots");
+}
+
+at::Tensor plain_tile_mean(const at::Tensor& x, const at::Tensor& len, int64_t T) {
+  check_tile_mean(x, len, T);
+  const at::Tensor tiles = x.unflatten_symint(1, {len.sym_size(0), T});  // [B, N, T, H, D]
+  const at::Tensor sum =
+      tiles.to(sum_type(x)).masked_fill(is_padding(len, T), 0).sum(2);  // [B, N, H, D]
+  return (sum / len.view({1, -1, 1, 1})).to(x.scalar_type());           // [B, N, H, D]
+}
+
 at::Tensor tile_mean(const at::Tensor& x, const at::Tensor& len, int64_t T) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("fastwan::tile_mean", "")
@@ -114,7 +114,7 @@ at::Tensor tile_mean(const at::Tensor& x, const at::Tensor& len, int64_t T) {
 }
 
 void register_tile_mean_plain(torch::Library& m) {
-  m.impl("tile_mean", plain);
+  m.impl("tile_mean", plain_tile_mean);
   m.impl("_tile_mean_backward", plain_backward);
 }
 void register_tile_mean_cpu(torch::Library& m) {

@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
 """The operators on a GPU from Python: libfastwan_ops.so and libfastwan_ops_cuda.so against the plain version in
-float32, gradients included, in a CUDA graph, and past 2^31 elements. Needs torch with CUDA alone."""
+float32, gradients included, bit for bit in a second run, in CUDA graphs, and past 2^31 elements. bf16 takes the Hopper
+kernels where there are such, fp16 the portable ones on every GPU. Needs torch with CUDA alone.
+Usage: check_ops_cuda.py FOLDER_OF_THE_LIBRARIES"""
 import math
 import pathlib
 import sys
+import time
 
 import torch
+
+TYPES = (torch.bfloat16, torch.float16)
+ROUNDING = {torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def tile_sizes(grid):
@@ -26,11 +32,11 @@ def raster(x, topk, grid):
     return torch.ops.fastwan.video_sparse_attn_raster(*x, list(grid), topk)
 
 
-def check_raster(grid, heads, head_dim, topk):
+def check_raster(dtype, grid, heads, head_dim, topk):
     tokens = math.prod(grid)
     torch.manual_seed(3)
-    x = [torch.randn(1, tokens, heads, head_dim, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
-    name = f"{grid} x {heads} x {head_dim}, topk {topk}:"
+    x = [torch.randn(1, tokens, heads, head_dim, device="cuda", dtype=dtype) for _ in range(4)]
+    name = f"{grid} x {heads} x {head_dim}, topk {topk}, {str(dtype)[6:]}:"
     with torch.no_grad():
         fused = raster(x, topk, grid)
     leaves = [t.clone().requires_grad_() for t in x]
@@ -40,39 +46,79 @@ def check_raster(grid, heads, head_dim, topk):
     exact_leaves = [t.float().requires_grad_() for t in x]  # no float32 kernel on CUDA: the plain version
     exact = raster(exact_leaves, topk, grid)
     (exact * weight.float()).sum().backward()
-    # Lists of bf16 and float32 scores may differ near the threshold; with all tiles they cannot.
-    limit = 1e-2 if topk == tile_sizes(grid).numel() else 0.2
-    ok = report(name + " fused against composed", error(fused, composed) < 1e-2, f"{error(fused, composed):.1e}")
-    ok &= report(name + " composed against float32", error(composed, exact) < limit, f"{error(composed, exact):.1e}")
+    # Lists of rounded and float32 scores may differ near the threshold; with all tiles they cannot.
+    limit = ROUNDING[dtype] if topk == tile_sizes(grid).numel() else 0.2
+    ok = report(name + " without against with gradients", error(fused, composed) < ROUNDING[dtype], f"{error(fused, composed):.1e}")
+    ok &= report(name + " against float32", error(composed, exact) < limit, f"{error(composed, exact):.1e}")
     for letter, a, b in zip("qkvg", leaves, exact_leaves):
         ok &= report(name + f" gradient of {letter}", error(a.grad, b.grad) < limit * 1.5, f"{error(a.grad, b.grad):.1e}")
     return ok
 
 
-def check_block_attention():
+def block_problem(dtype, device="cuda"):
     torch.manual_seed(4)
     B, H, N, K, D = 2, 3, 12, 5, 128
-    sizes = torch.tensor([64, 64, 1, 17, 64, 8, 64, 33, 64, 64, 5, 64], dtype=torch.int32, device="cuda")
-    x = [torch.randn(B, N * 64, H, D, device="cuda", dtype=torch.bfloat16) for _ in range(3)]
-    index = torch.stack([torch.randperm(N)[:K].sort().values for _ in range(B * H * N)]).view(B, H, N, K).int().cuda()
-    count = torch.randint(0, K + 1, (B, H, N), dtype=torch.int32).cuda()
-    grads, results = [], []
-    for dtype in (torch.bfloat16, torch.float32):
-        leaves = [t.detach().to(dtype, copy=True).requires_grad_() for t in x]
-        out, lse = torch.ops.fastwan.block_attention(*leaves, index, count, sizes, sizes)
-        (out.float().sin().sum() + torch.where(lse.isfinite(), lse, 0).cos().sum()).backward()
-        results.append((out, torch.where(lse.isfinite(), lse, 0)))
-        grads.append([t.grad for t in leaves])
+    sizes = torch.tensor([64, 64, 1, 17, 64, 8, 64, 33, 64, 64, 5, 64], dtype=torch.int32, device=device)
+    x = [torch.randn(B, N * 64, H, D).to(device, dtype) for _ in range(3)]
+    index = torch.stack([torch.randperm(N)[:K].sort().values for _ in range(B * H * N)]).view(B, H, N, K).int().to(device)
+    count = torch.randint(0, K + 1, (B, H, N), dtype=torch.int32).to(device)
+    return x, (index, count, sizes, sizes)
+
+
+def run_block(x, lists):
+    leaves = [t.detach().clone().requires_grad_() for t in x]
+    out, lse = torch.ops.fastwan.block_attention(*leaves, *lists)
+    finite = torch.where(lse.isfinite(), lse, 0)
+    (out.float().sin().sum() + finite.cos().sum()).backward()
+    return [out.detach(), finite.detach(), *(t.grad for t in leaves)]
+
+
+def check_block_attention(dtype):
+    x, lists = block_problem(dtype)
+    got, want = run_block(x, lists), run_block([t.float() for t in x], lists)
     ok = True
-    for what, got, want in [("out", results[0][0], results[1][0]), ("lse", results[0][1], results[1][1]),
-                            *zip(("dq", "dk", "dv"), *grads)]:
-        ok &= report(f"block_attention {what}, through lse too", error(got, want) < 1e-2, f"{error(got, want):.1e}")
+    for what, a, b in zip(("out", "lse", "dq", "dk", "dv"), got, want):
+        ok &= report(f"block_attention {str(dtype)[6:]} {what}, through lse too", error(a, b) < ROUNDING[dtype], f"{error(a, b):.1e}")
+    for again in range(3):
+        ok &= all(torch.equal(a, b) for a, b in zip(got, run_block(x, lists)))
+    return report(f"block_attention {str(dtype)[6:]}: the same bits again, gradients too", ok)
+
+
+def check_parts():
+    """tile_mean and block_select against the CPU."""
+    torch.manual_seed(6)
+    ok = True
+    sizes = torch.tensor([64, 1, 63, 17], dtype=torch.int32)
+    for dtype in (torch.float32, *TYPES):
+        x = torch.randn(2, 256, 3, 128).to(dtype)
+        got, want = torch.ops.fastwan.tile_mean(x.cuda(), sizes.cuda(), 64).cpu(), torch.ops.fastwan.tile_mean(x.double(), sizes, 64)
+        ok &= report(f"tile_mean {str(dtype)[6:]}", error(got, want) < 4 * torch.finfo(dtype).eps, f"{error(got, want):.1e}")
+        scores = (torch.randint(-40, 40, (2, 3, 5, 364)).float() * 2.0**-9).to(dtype)  # ties in most rows
+        same = all(torch.equal(torch.ops.fastwan.block_select(scores.cuda(), k).cpu(), torch.ops.fastwan.block_select(scores, k)) for k in (1, 73, 364))
+        ok &= report(f"block_select {str(dtype)[6:]}: the CPU's tiles", same)
     return ok
 
 
-def check_graph():
+def check_declared():
+    """Schemas and fake tensors agree with what the CUDA implementations do."""
+    ok = True
+    for dtype in TYPES:
+        x, lists = block_problem(dtype)
+        cases = [(torch.ops.fastwan.block_attention.default, (*x, *lists)), (torch.ops.fastwan.tile_mean.default, (x[0], lists[2], 64)),
+                 (torch.ops.fastwan.block_select.default, (torch.randn(1, 2, 3, 40, device="cuda").to(dtype), 7))]
+        for op, arguments in cases:
+            try:
+                torch.library.opcheck(op, arguments, test_utils=("test_schema", "test_faketensor"))
+            except Exception as problem:
+                ok = report(f"opcheck {op} {dtype}", False, str(problem)[:300])
+    return report("opcheck of schemas and fake tensors", ok)
+
+
+def check_graph(dtype):
+    name = str(dtype)[6:]
     grid, topk = (8, 12, 12), 5
-    x = [torch.randn(1, math.prod(grid), 2, 128, device="cuda", dtype=torch.bfloat16) for _ in range(4)]
+    x = [torch.randn(1, math.prod(grid), 2, 128, device="cuda", dtype=dtype) for _ in range(4)]
+    blocks, lists = block_problem(dtype)
     with torch.no_grad():
         want = raster(x, topk, grid)
         graph = torch.cuda.CUDAGraph()
@@ -81,33 +127,53 @@ def check_graph():
         for t in x:
             t.copy_(torch.randn_like(t))
         graph.replay()
-        return report("replay of a CUDA graph on new inputs", bool((got == raster(x, topk, grid)).all()) and not bool((got == want).all()))
+        ok = report(f"replay of a CUDA graph on new inputs, {name}", torch.equal(got, raster(x, topk, grid)) and not torch.equal(got, want))
+        out, lse = torch.ops.fastwan.block_attention(*blocks, *lists)
+        backward = torch.ops.fastwan._block_attention_backward
+        weight = torch.randn_like(out)
+        backward(weight, None, *blocks, out, lse, *lists)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            grads = backward(weight, None, *blocks, out, lse, *lists)
+        weight.copy_(torch.randn_like(weight))
+        graph.replay()
+        again = backward(weight, None, *blocks, out, lse, *lists)
+    return report(f"the same of the gradients, {name}", all(torch.equal(a, b) for a, b in zip(grads, again))) and ok
 
 
-def check_large():
-    """Rows past 2^31 elements: v is one value a batch, so that out must be that value."""
+def check_large(dtype):
+    """Past 2^31 elements. Every key is zero, so a tile's weights are all 1/64; v and the gradient of out are one value
+    a batch: out must be v, and dv that gradient."""
     B, S, H, D = 129, 2048, 64, 128  # 2.16e9 elements
-    q = torch.randn(1, S, H, D, device="cuda", dtype=torch.bfloat16).expand(B, S, H, D)
-    v = torch.arange(B, device="cuda", dtype=torch.bfloat16).view(B, 1, 1, 1).expand(B, S, H, D).contiguous()
+    q = torch.randn(1, S, H, D, device="cuda", dtype=dtype).expand(B, S, H, D).contiguous()
+    k = torch.zeros_like(q)
+    v = torch.arange(B, device="cuda", dtype=dtype).view(B, 1, 1, 1).expand(B, S, H, D).contiguous()
     N = S // 64
     index = torch.arange(N, dtype=torch.int32, device="cuda").view(1, 1, N, 1).expand(B, H, N, 1).contiguous()
     count = torch.ones(B, H, N, dtype=torch.int32, device="cuda")
     sizes = torch.full((N,), 64, dtype=torch.int32, device="cuda")
-    out, _ = torch.ops.fastwan.block_attention(q.contiguous(), q.contiguous(), v, index, count, sizes, sizes)
-    return report("past 2^31 elements", bool((out == v).all()))
+    lists = (index, count, sizes, sizes)
+    out, lse = torch.ops.fastwan.block_attention(q, k, v, *lists)
+    ok = report(f"past 2^31 elements, {str(dtype)[6:]}", torch.equal(out, v))
+    grads = torch.ops.fastwan._block_attention_backward(v, None, q, k, v, out, lse, *lists)
+    return report(f"past 2^31 elements, gradient of v, {str(dtype)[6:]}", torch.equal(grads[2], v)) and ok
 
 
 def main():
     folder = pathlib.Path(sys.argv[1])
     for library in ("libfastwan_ops.so", "libfastwan_ops_cuda.so"):
         torch.ops.load_library(str(folder / library))
-    ok = check_block_attention()
-    ok &= check_raster((5, 6, 7), 2, 128, 8)
-    ok &= check_raster((9, 14, 13), 3, 128, 12)
-    ok &= check_raster((8, 12, 12), 2, 64, 18)
-    ok &= check_graph()
-    ok &= check_large()
-    print("operators on CUDA", "passed" if ok else "FAILED")
+    start, ok = time.monotonic(), check_parts()
+    for dtype in TYPES:
+        ok &= check_block_attention(dtype)
+        ok &= check_raster(dtype, (5, 6, 7), 2, 128, 8)
+        ok &= check_raster(dtype, (9, 14, 13), 3, 128, 12)
+        ok &= check_raster(dtype, (8, 12, 12), 2, 64, 18)
+        ok &= check_graph(dtype)
+        ok &= check_large(dtype)
+        torch.cuda.empty_cache()
+    ok &= check_declared()
+    print("operators on CUDA", "passed" if ok else "FAILED", f"in {time.monotonic() - start:.0f} s")
     return 0 if ok else 1
 
 

@@ -13,6 +13,7 @@
 #include "kernels/block_attention/block_attention_mma.h"
 #include "kernels/vsa_coarse/vsa_coarse.h"
 #include "tests/gpu/coarse.h"
+#include "tests/gpu/parts.h"
 #include "tests/gpu/problem.h"
 #include "tests/gpu/reference.h"
 
@@ -93,9 +94,11 @@ bool zero_without_token(const Problem& p, const std::vector<Bf16>& x, const Tile
   return true;
 }
 
-bool same_bits_again(const std::function<void()>& run, const DeviceArray<Bf16>& result) {
+bool same_bits_again(const std::function<void()>& run,
+                     const DeviceArray<Bf16>& result,
+                     int repeats) {
   const std::vector<Bf16> first = result.download();
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < repeats; ++i) {
     run();
     check(cudaDeviceSynchronize(), "kernel");
     const std::vector<Bf16> again = result.download();
@@ -146,10 +149,11 @@ struct ForwardOptions {
   bool with_gate = false;
   int64_t every = 1;
   Kernel kernel = Kernel::kHopper;
+  int repeats = 3;
 };
 
 bool forward_holds(Problem& p, const ForwardOptions& options) {
-  const auto& [with_gate, every, kernel] = options;
+  const auto& [with_gate, every, kernel, repeats] = options;
   const kernels::FineArgs args = p.forward_args(with_gate);
   DeviceArray<uint8_t> workspace(static_cast<std::size_t>(sm90::workspace_bytes(args)));
   upload(p, kernel);
@@ -168,11 +172,11 @@ bool forward_holds(Problem& p, const ForwardOptions& options) {
   bool ok = holds("out", {gather(p, out, p.queries), plain.out, want.out, kBf16Ulp});
   ok &= holds("lse", {gather_lse(p, p.d_lse.download()), plain.lse, want.lse, kLseUlp});
   ok &= zero_without_token(p, out, p.queries);
-  ok &= same_bits_again(run, p.d_out);
+  ok &= same_bits_again(run, p.d_out, repeats);
   return ok;
 }
 
-bool backward_holds(Problem& p, Kernel kernel) {
+bool backward_holds(Problem& p, Kernel kernel, int repeats) {
   const kernels::FineBackwardArgs args = p.backward_args();
   DeviceArray<uint8_t> workspace(
       static_cast<std::size_t>(std::max(sm90::workspace_bytes(args), mma::workspace_bytes(args))));
@@ -195,8 +199,9 @@ bool backward_holds(Problem& p, Kernel kernel) {
   ok &= holds("dv", {gather(p, download(p.d_dv, kernel), p.keys), plain.dv, want.dv, kBf16Ulp});
   ok &= zero_without_token(p, download(p.d_dq, kernel), p.queries);
   ok &= zero_without_token(p, download(p.d_dk, kernel), p.keys);
-  ok &=
-      same_bits_again(run, p.d_dq) && same_bits_again(run, p.d_dk) && same_bits_again(run, p.d_dv);
+  for (const auto* gradient : {&p.d_dq, &p.d_dk, &p.d_dv}) {
+    ok &= same_bits_again(run, *gradient, repeats);
+  }
   return ok;
 }
 
@@ -278,19 +283,26 @@ std::vector<Case> small_cases(Extent extent) {
 }
 
 int run(Extent extent) {
-  bool all = true;
+  const bool means = tile_mean_holds(), selection = block_select_holds();
+  std::printf("%s tile_mean\n%s block_select\n", means ? "ok  " : "FAIL",
+              selection ? "ok  " : "FAIL");
+  bool all = means && selection;
+  const int repeats = extent == Extent::kAll ? 3 : 0;  // a sanitizer sees all in one run
   for (const Case& c : small_cases(extent)) {
     for (const Order order : {Order::kTiled, Order::kTiledHeadMajor, Order::kRaster}) {
       if (order == Order::kRaster && c.grid.T == 0) {
         continue;
       }
       Problem p = make_problem(c, order, 11);
-      const bool gated = forward_holds(p, {.with_gate = true});
-      const bool plain = forward_holds(p, {});  // its out and lse serve backward
-      const bool backward = backward_holds(p, Kernel::kHopper);
-      const bool portable =
-          order == Order::kRaster ||
-          (forward_holds(p, {.kernel = Kernel::kPortable}) && backward_holds(p, Kernel::kPortable));
+      const bool gated = forward_holds(p, {.with_gate = true, .repeats = repeats});
+      const bool plain = forward_holds(p, {.repeats = repeats});  // its out and lse serve backward
+      const bool backward = backward_holds(p, Kernel::kHopper, repeats);
+      const auto portable_holds = [&](Kernel kernel) {
+        return forward_holds(p, {.kernel = kernel, .repeats = repeats}) &&
+               backward_holds(p, kernel, repeats);
+      };
+      const bool portable = order == Order::kRaster || (portable_holds(Kernel::kPortable) &&
+                                                        portable_holds(Kernel::kPortableHalf));
       const bool coarse = order != Order::kRaster || coarse_holds(p);
       std::printf("%s %s %s: forward, gate, backward, portable kernels, coarse stage\n",
                   gated && plain && backward && portable && coarse ? "ok  " : "FAIL",

@@ -167,11 +167,8 @@ __global__ void __launch_bounds__(kPlanThreads)
 
 template <class C>
 __device__ void release(const Ring<C>& ring, uint32_t slot) {
-  __syncwarp();  // lane 0 speaks for the whole warp's reads
-  if (threadIdx.x % 32 == 0) {
-    barrier_arrive(ring.barrier(Barrier::kFirstEmpty, slot));
-    barrier_arrive(ring.barrier(Barrier::kSecondEmpty, slot));
-  }
+  warp_arrive(ring.barrier(Barrier::kFirstEmpty, slot));
+  warp_arrive(ring.barrier(Barrier::kSecondEmpty, slot));
 }
 
 // P = 2^(s scale - lse), then dS = P (dP - delta), each in the place of its input.
@@ -323,10 +320,7 @@ __device__ void consume_dkv(const BackwardParams& p,
       pin(dk);
       release(ring, at.slot);
     }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      barrier_arrive(own.empty);
-    }
+    warp_arrive(own.empty);
     own_round ^= 1;
     const OwnRows<C> rows(p.walk, item);
     store_rows<C>(dk, p.a.scale, p.a.dk, rows);
@@ -397,7 +391,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     Ring<C>(rings, thread).init_barriers();
     const OwnTiles<C> own(smem, thread);
     barrier_init(own.full, 1);
-    barrier_init(own.empty, kWarpgroupThreads / 32);
+    barrier_init(own.empty, kWarpgroupWarps * kArrivingLanes);
     barrier_init_fence();
   }
   __syncthreads();
@@ -469,8 +463,10 @@ unsigned blocks_for(int64_t work, int64_t a_block) {
 }
 
 template <int kD, bool kRaster>
-void launch_dkv(
-    const FineBackwardArgs& a, const Sizes& n, const Workspace& at, Walk w, cudaStream_t stream) {
+void launch_dkv(const FineBackwardArgs& a,
+                const Sizes& n,
+                const Workspace& at,
+                cudaStream_t stream) {
   using C = KeyGrad<kD, kRaster>;
   cudaMemsetAsync(at.marks, 0, static_cast<std::size_t>(n.marks) * sizeof(uint32_t), stream);
   constexpr int kThreads = 256;
@@ -478,23 +474,15 @@ void launch_dkv(
     mark_kernel<<<blocks_for(n.q_items * a.dims.K, kThreads), kThreads, 0, stream>>>(
         a.list, a.dims, n.words, at.marks);
   }
-  w.items = static_cast<int32_t>(n.k_items);
-  w.tiles = static_cast<int32_t>(a.dims.Nk);
-  w.other_tiles = static_cast<int32_t>(a.dims.Nq);
-  w.own_sizes = a.list.kv_sizes;
-  w.other_sizes = a.list.q_sizes;
-  w.pieces = at.k_pieces;
-  w.begin = at.k_begin;
-  w.count = at.k_count;
+  const Walk w = make_walk(a.grid, a.dims, keys_meet_queries(a.dims, a.list),
+                           {.pieces = at.k_pieces, .begin = at.k_begin, .count = at.k_count});
   plan_transposed_kernel<kRaster>
       <<<static_cast<unsigned>(a.dims.B * a.dims.H), kPlanThreads, 0, stream>>>(
           w, at.marks, static_cast<int32_t>(n.words), n.k_plane_pitch, at.k_pieces, at.k_begin,
           at.k_count);
   check_launch("block_attention backward (transposed lists)");
-  const MapShape queries{.grid = a.grid, .B = a.dims.B, .H = a.dims.H, .D = kD, .tiles = a.dims.Nq};
-  MapShape keys = queries;
-  keys.tiles = a.dims.Nk;
-  const BackwardMaps maps{.others = pair_maps(a.q, a.dout, queries),
+  const MapShape keys = map_shape(a.grid, a.dims, a.dims.Nk);
+  const BackwardMaps maps{.others = pair_maps(a.q, a.dout, map_shape(a.grid, a.dims, a.dims.Nq)),
                           .own_key = piece_map(a.k, keys, 0),
                           .own_value = piece_map(a.v, keys, 0)};
   launch_persistent(
@@ -507,28 +495,20 @@ template <int kD, bool kRaster>
 void launch(const FineBackwardArgs& a, void* memory, cudaStream_t stream) {
   const Sizes n(a);
   const Workspace at(n, memory);
-  Walk w = grid_walk(a.grid);
-  w.items = static_cast<int32_t>(n.q_items);
-  w.heads = static_cast<int32_t>(a.dims.H);
-  w.tiles = static_cast<int32_t>(a.dims.Nq);
-  w.other_tiles = static_cast<int32_t>(a.dims.Nk);
-  w.own_sizes = a.list.q_sizes;
-  w.other_sizes = a.list.kv_sizes;
-  w.pieces = at.q_pieces;
-  w.begin = at.q_begin;
-  w.count = at.q_count;
+  const PieceLists lists{.pieces = at.q_pieces, .begin = at.q_begin, .count = at.q_count};
+  const Walk w = make_walk(a.grid, a.dims, queries_meet_keys(a.dims, a.list), lists);
   stats_kernel<kD, kRaster>
       <<<blocks_for(n.stats, kStatWarps), kStatWarps * 32, 0, stream>>>(a, w, at.stats);
   launch_plan<kRaster>({.walk = w, .list = a.list, .K = a.dims.K, .pitch = n.q_pieces / n.q_items},
-                       {.pieces = at.q_pieces, .begin = at.q_begin, .count = at.q_count}, stream);
+                       lists, stream);
   check_launch("block_attention backward (lists)");
   using C = QueryGrad<kD, kRaster>;
-  const MapShape keys{.grid = a.grid, .B = a.dims.B, .H = a.dims.H, .D = kD, .tiles = a.dims.Nk};
   launch_persistent(
-      dq_kernel<C>, C::kThreads, C::kBytes, stream, pair_maps(a.k, a.v, keys),
+      dq_kernel<C>, C::kThreads, C::kBytes, stream,
+      pair_maps(a.k, a.v, map_shape(a.grid, a.dims, a.dims.Nk)),
       BackwardParams{.a = a, .walk = w, .stats = at.stats, .scale_log2 = a.scale * kLog2E});
   check_launch("block_attention backward (dq)");
-  launch_dkv<kD, kRaster>(a, n, at, w, stream);
+  launch_dkv<kD, kRaster>(a, n, at, stream);
 }
 
 }  // namespace
@@ -541,9 +521,9 @@ int64_t workspace_bytes(const FineBackwardArgs& a) {
 }
 
 void block_attention_backward(const FineBackwardArgs& a, void* workspace, void* stream) {
-  const auto run = is_raster(a.grid) ? (a.dims.D == 64 ? launch<64, true> : launch<128, true>)
-                                     : (a.dims.D == 64 ? launch<64, false> : launch<128, false>);
-  run(a, workspace, static_cast<cudaStream_t>(stream));
+  with_instance(a.dims, a.grid, [&]<int kD, bool kRaster>() {
+    launch<kD, kRaster>(a, workspace, static_cast<cudaStream_t>(stream));
+  });
 }
 
 }  // namespace fastwan::kernels::cuda::sm90

@@ -15,35 +15,9 @@
 namespace fastwan::kernels {
 namespace {
 
+using testing::block_attention_cases;
 using testing::BlockAttentionCase;
 using testing::BlockAttentionProblem;
-
-std::vector<BlockAttentionCase> cases() {
-  return {{.B = 2,
-           .H = 2,
-           .D = 64,
-           .Tq = 64,
-           .Tk = 64,
-           .K = 3,
-           .q_sizes = {64, 63, 1, 17},
-           .kv_sizes = {64, 1, 63, 32, 8}},
-          {.B = 1,
-           .H = 1,
-           .D = 128,
-           .Tq = 64,
-           .Tk = 64,
-           .K = 4,
-           .q_sizes = {64, 8, 2, 16, 64},
-           .kv_sizes = {64, 64, 16, 64}},
-          {.B = 1,
-           .H = 1,
-           .D = 20,
-           .Tq = 7,
-           .Tk = 33,
-           .K = 2,
-           .q_sizes = {7, 3, 1, 6},
-           .kv_sizes = {33, 5}}};
-}
 
 // A problem with its forward result and random gradients of that, NaN in their padding.
 template <class Element>
@@ -187,7 +161,7 @@ void expect_agrees(const BlockAttentionCase& c, const char* target) {
 
 TEST(BlockAttentionBackwardKernel, AgreesWithReferenceOnEveryInstructionSetAndReadsNoPadding) {
   testing::on_every_target([](const char* target) {
-    for (const BlockAttentionCase& c : cases()) {
+    for (const BlockAttentionCase& c : block_attention_cases()) {
       expect_agrees<float>(c, target);
       expect_agrees<Bf16>(c, target);
     }
@@ -195,7 +169,7 @@ TEST(BlockAttentionBackwardKernel, AgreesWithReferenceOnEveryInstructionSetAndRe
 }
 
 TEST(BlockAttentionBackwardReference, IsTheDerivativeOfTheForwardReference) {
-  BlockAttentionCase c = cases()[2];
+  BlockAttentionCase c = block_attention_cases()[2];
   Backward<double> backward{BlockAttentionProblem<double>(c)};
   ref::block_attention_backward(backward.args(true));
   // loss = sum over tokens of out * grad_out + lse * grad_lse

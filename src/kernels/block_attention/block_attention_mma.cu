@@ -77,6 +77,15 @@ struct Plane {
   int64_t batch, head;
 };
 
+// What a block owns: blocks count all tiles of all heads along x, whose limit is 2^31.
+struct Owned {
+  int64_t plane, tile;  // of batch and head; within the plane
+  Plane at;
+
+  __device__ Owned(const FineDims& d, int64_t tiles)
+      : plane(blockIdx.x / tiles), tile(blockIdx.x % tiles), at{plane / d.H, plane % d.H} {}
+};
+
 template <int kD>
 __device__ void load_tile(
     uint32_t to, const Tokens<const Bf16>& x, const Plane& at, int64_t tile, int size) {
@@ -223,9 +232,8 @@ template <class F, int kD>
 __global__ void __launch_bounds__(kThreads, 1) forward_kernel(const __grid_constant__ FineArgs a) {
   extern __shared__ __align__(128) uint8_t smem_bytes[];
   const uint32_t own = shared_address(smem_bytes), ring = own + kTileBytes<kD>;
-  const int64_t tile = blockIdx.x;
-  const Plane at{blockIdx.y / a.dims.H, blockIdx.y % a.dims.H};
-  const int64_t row = static_cast<int64_t>(blockIdx.y) * a.dims.Nq + tile;
+  const auto [plane, tile, at] = Owned(a.dims, a.dims.Nq);
+  const int64_t row = plane * a.dims.Nq + tile;
   const int32_t* list = a.list.index + row * a.dims.K;
   const int count = a.list.count[row], size = a.list.q_sizes[tile];
   const auto load_pair = [&](int i) {
@@ -337,9 +345,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(128) uint8_t smem_bytes[];
   const uint32_t own_q = shared_address(smem_bytes), own_dout = own_q + kTileBytes<kD>;
   const uint32_t keys = own_dout + kTileBytes<kD>, values = keys + kTileBytes<kD>;
-  const int64_t tile = blockIdx.x;
-  const Plane at{blockIdx.y / a.dims.H, blockIdx.y % a.dims.H};
-  const int64_t row = static_cast<int64_t>(blockIdx.y) * a.dims.Nq + tile;
+  const auto [plane, tile, at] = Owned(a.dims, a.dims.Nq);
+  const int64_t row = plane * a.dims.Nq + tile;
   const int count = a.list.count[row], size = a.list.q_sizes[tile];
   load_tile<kD>(own_q, a.q, at, tile, size);
   load_tile<kD>(own_dout, a.dout, at, tile, size);
@@ -398,9 +405,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const uint32_t own_k = shared_address(smem_bytes), own_v = own_k + kTileBytes<kD>;
   const uint32_t queries = own_v + kTileBytes<kD>, douts = queries + kTileBytes<kD>;
   auto* const tile_stats = reinterpret_cast<float2*>(smem_bytes + 4 * kTileBytes<kD>);
-  const int64_t tile = blockIdx.x;
-  const Plane at{blockIdx.y / a.dims.H, blockIdx.y % a.dims.H};
-  const uint32_t* listed = marks + (static_cast<int64_t>(blockIdx.y) * a.dims.Nk + tile) * words;
+  const auto [plane, tile, at] = Owned(a.dims, a.dims.Nk);
+  const uint32_t* listed = marks + (plane * a.dims.Nk + tile) * words;
   const int size = a.list.kv_sizes[tile];
   load_tile<kD>(own_k, a.k, at, tile, size);
   load_tile<kD>(own_v, a.v, at, tile, size);
@@ -412,8 +418,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       load_tile<kD>(queries, a.q, at, query, a.list.q_sizes[query]);
       load_tile<kD>(douts, a.dout, at, query, a.list.q_sizes[query]);
       if (threadIdx.x < kRows) {
-        tile_stats[threadIdx.x] =
-            stats[(static_cast<int64_t>(blockIdx.y) * a.dims.Nq + query) * kRows + threadIdx.x];
+        tile_stats[threadIdx.x] = stats[(plane * a.dims.Nq + query) * kRows + threadIdx.x];
       }
       commit();
       wait<0>();
@@ -455,15 +460,15 @@ void allow_shared(Kernel kernel, uint32_t bytes) {
                        static_cast<int>(bytes));
 }
 
-dim3 grid_of(const FineDims& d, int64_t tiles) {
-  return {static_cast<unsigned>(tiles), static_cast<unsigned>(d.B * d.H)};
+unsigned blocks_of(const FineDims& d, int64_t tiles) {
+  return static_cast<unsigned>(d.B * d.H * tiles);
 }
 
 template <class F, int kD>
 void launch_forward(const FineArgs& a, cudaStream_t stream) {
   constexpr uint32_t kBytes = 5 * kTileBytes<kD>;
   allow_shared(forward_kernel<F, kD>, kBytes);
-  forward_kernel<F, kD><<<grid_of(a.dims, a.dims.Nq), kThreads, kBytes, stream>>>(a);
+  forward_kernel<F, kD><<<blocks_of(a.dims, a.dims.Nq), kThreads, kBytes, stream>>>(a);
   check_launch("block_attention (portable)");
 }
 
@@ -485,10 +490,10 @@ void launch_backward(const FineBackwardArgs& a, void* workspace, cudaStream_t st
   }
   constexpr uint32_t kQueryBytes = 4 * kTileBytes<kD>;
   allow_shared(dq_kernel<F, kD>, kQueryBytes);
-  dq_kernel<F, kD><<<grid_of(d, d.Nq), kThreads, kQueryBytes, stream>>>(a, stats);
+  dq_kernel<F, kD><<<blocks_of(d, d.Nq), kThreads, kQueryBytes, stream>>>(a, stats);
   constexpr uint32_t kKeyBytes = 4 * kTileBytes<kD> + kRows * sizeof(float2);
   allow_shared(dkv_kernel<F, kD>, kKeyBytes);
-  dkv_kernel<F, kD><<<grid_of(d, d.Nk), kThreads, kKeyBytes, stream>>>(
+  dkv_kernel<F, kD><<<blocks_of(d, d.Nk), kThreads, kKeyBytes, stream>>>(
       a, stats, marks, static_cast<int32_t>(words_of(d)));
   check_launch("block_attention backward (portable)");
 }

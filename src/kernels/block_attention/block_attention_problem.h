@@ -18,6 +18,54 @@ struct BlockAttentionCase {
   std::vector<int32_t> q_sizes, kv_sizes;
 };
 
+// What every test of block_attention goes through: partial tiles of many sizes, both head sizes of
+// the models, then other sparse patterns with other tiles and odd head sizes.
+inline const std::vector<BlockAttentionCase>& block_attention_cases() {
+  static const std::vector<BlockAttentionCase> all{
+      {.B = 2,
+       .H = 3,
+       .D = 64,
+       .Tq = 64,
+       .Tk = 64,
+       .K = 3,
+       .q_sizes = {64, 63, 1, 17},
+       .kv_sizes = {64, 1, 63, 32, 8}},
+      {.B = 1,
+       .H = 2,
+       .D = 128,
+       .Tq = 64,
+       .Tk = 64,
+       .K = 4,
+       .q_sizes = {64, 8, 2, 16, 64},
+       .kv_sizes = {64, 64, 16, 64}},
+      {.B = 1,
+       .H = 1,
+       .D = 20,
+       .Tq = 7,
+       .Tk = 33,
+       .K = 2,
+       .q_sizes = {7, 3, 1, 6},
+       .kv_sizes = {33, 5}},
+      {.B = 1,
+       .H = 2,
+       .D = 1,
+       .Tq = 1,
+       .Tk = 1,
+       .K = 3,
+       .q_sizes = {1, 1, 1, 1, 1},
+       .kv_sizes = {1, 1, 1}},
+      {.B = 1,
+       .H = 1,
+       .D = 256,
+       .Tq = 100,
+       .Tk = 130,
+       .K = 2,
+       .q_sizes = {100, 99},
+       .kv_sizes = {130, 129}},
+  };
+  return all;
+}
+
 template <class Element>
 class BlockAttentionProblem {
  public:

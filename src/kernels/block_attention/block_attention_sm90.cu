@@ -179,12 +179,6 @@ template <class C>
 __device__ void consume(
     const ForwardParams& p, const Ring<C>& ring, int consumer, int32_t first, int32_t step) {
   RingPosition<C::kStages> at;
-  const auto release = [&](Barrier which) {
-    __syncwarp();  // lane 0 speaks for the whole warp's reads
-    if (threadIdx.x % 32 == 0) {
-      barrier_arrive(ring.barrier(which, at.slot));
-    }
-  };
   for (int32_t item = first; item < p.walk.items; item += step) {
     OperandA q[C::kD / 16];
     load_rows<C>(q, p.a.q, OwnRows<C>(p.walk, item));
@@ -201,7 +195,7 @@ __device__ void consume(
       wgmma_commit();
       wgmma_wait<0>();
       pin(s);
-      release(Barrier::kFirstEmpty);
+      warp_arrive(ring.barrier(Barrier::kFirstEmpty, at.slot));
       hide_invalid(s, info.valid);
       if (softmax.weigh(s)) {
         rescale(o, softmax.factor);
@@ -218,7 +212,7 @@ __device__ void consume(
       wgmma_commit();
       wgmma_wait<0>();
       pin(o);
-      release(Barrier::kSecondEmpty);
+      warp_arrive(ring.barrier(Barrier::kSecondEmpty, at.slot));
     }
     int32_t again = item;  // addresses are computed anew: they need not stay in registers
     asm volatile("" : "+r"(again));
@@ -270,21 +264,12 @@ PieceLists split(const FineArgs& a, void* workspace) {
 template <int kD, bool kRaster>
 void launch(const FineArgs& a, const PieceLists& workspace, cudaStream_t stream) {
   using C = Forward<kD, kRaster>;
-  Walk w = grid_walk(a.grid);
-  w.items = static_cast<int32_t>(num_items(a));
-  w.heads = static_cast<int32_t>(a.dims.H);
-  w.tiles = static_cast<int32_t>(a.dims.Nq);
-  w.other_tiles = static_cast<int32_t>(a.dims.Nk);
-  w.own_sizes = a.list.q_sizes;
-  w.other_sizes = a.list.kv_sizes;
-  w.pieces = workspace.pieces;
-  w.begin = workspace.begin;
-  w.count = workspace.count;
+  const Walk w = make_walk(a.grid, a.dims, queries_meet_keys(a.dims, a.list), workspace);
   launch_plan<kRaster>({.walk = w, .list = a.list, .K = a.dims.K, .pitch = piece_pitch(a)},
                        workspace, stream);
   check_launch("block_attention (lists)");
-  const MapShape shape{.grid = a.grid, .B = a.dims.B, .H = a.dims.H, .D = kD, .tiles = a.dims.Nk};
-  launch_persistent(forward_kernel<C>, C::kThreads, C::kBytes, stream, pair_maps(a.k, a.v, shape),
+  launch_persistent(forward_kernel<C>, C::kThreads, C::kBytes, stream,
+                    pair_maps(a.k, a.v, map_shape(a.grid, a.dims, a.dims.Nk)),
                     ForwardParams{.a = a, .walk = w, .scale_log2 = a.scale * kLog2E});
   check_launch("block_attention");
 }
@@ -311,9 +296,10 @@ int64_t workspace_bytes(const FineArgs& a) {
 }
 
 void block_attention(const FineArgs& a, void* workspace, void* stream) {
-  const auto run = is_raster(a.grid) ? (a.dims.D == 64 ? launch<64, true> : launch<128, true>)
-                                     : (a.dims.D == 64 ? launch<64, false> : launch<128, false>);
-  run(a, split(a, workspace), static_cast<cudaStream_t>(stream));
+  const PieceLists lists = split(a, workspace);
+  with_instance(a.dims, a.grid, [&]<int kD, bool kRaster>() {
+    launch<kD, kRaster>(a, lists, static_cast<cudaStream_t>(stream));
+  });
 }
 
 }  // namespace fastwan::kernels::cuda::sm90

@@ -14,54 +14,9 @@
 namespace fastwan::kernels {
 namespace {
 
+using testing::block_attention_cases;
 using testing::BlockAttentionCase;
 using testing::BlockAttentionProblem;
-
-const std::vector<BlockAttentionCase>& cases() {
-  static const std::vector<BlockAttentionCase> all{
-      {.B = 2,
-       .H = 3,
-       .D = 64,
-       .Tq = 64,
-       .Tk = 64,
-       .K = 3,
-       .q_sizes = {64, 63, 1, 17},
-       .kv_sizes = {64, 1, 63, 32, 8}},
-      {.B = 1,
-       .H = 2,
-       .D = 128,
-       .Tq = 64,
-       .Tk = 64,
-       .K = 4,
-       .q_sizes = {64, 8, 2, 16, 65 - 1},
-       .kv_sizes = {64, 64, 16, 64}},
-      {.B = 1,
-       .H = 1,
-       .D = 20,
-       .Tq = 7,
-       .Tk = 33,
-       .K = 2,
-       .q_sizes = {7, 3, 1, 6},
-       .kv_sizes = {33, 5}},
-      {.B = 1,
-       .H = 2,
-       .D = 1,
-       .Tq = 1,
-       .Tk = 1,
-       .K = 3,
-       .q_sizes = {1, 1, 1, 1, 1},
-       .kv_sizes = {1, 1, 1}},
-      {.B = 1,
-       .H = 1,
-       .D = 256,
-       .Tq = 100,
-       .Tk = 130,
-       .K = 2,
-       .q_sizes = {100, 99},
-       .kv_sizes = {130, 129}},
-  };
-  return all;
-}
 
 // As the operator calls it: the second head first, the query tiles in two runs.
 template <class Element>
@@ -168,7 +123,7 @@ void expect_agrees(const BlockAttentionCase& c, const char* target) {
 
 TEST(BlockAttentionKernel, AgreesWithReferenceOnEveryInstructionSetAndReadsNoPadding) {
   testing::on_every_target([](const char* target) {
-    for (const BlockAttentionCase& c : cases()) {
+    for (const BlockAttentionCase& c : block_attention_cases()) {
       expect_agrees<float>(c, target);
       expect_agrees<Bf16>(c, target);
     }
@@ -177,7 +132,7 @@ TEST(BlockAttentionKernel, AgreesWithReferenceOnEveryInstructionSetAndReadsNoPad
 
 TEST(BlockAttentionKernel, LargeScoresNeitherOverflowNorVanish) {
   testing::on_every_target([](const char* target) {
-    BlockAttentionProblem<float> problem(cases()[0]);
+    BlockAttentionProblem<float> problem(block_attention_cases()[0]);
     for (float& x : problem.q) {
       x *= 300;  // scores of some thousands
     }
@@ -201,7 +156,7 @@ TEST(BlockAttentionKernel, LargeScoresNeitherOverflowNorVanish) {
 
 TEST(BlockAttentionKernel, NotANumberReachesTheOutputOfItsRowsAlone) {
   testing::on_every_target([](const char* target) {
-    BlockAttentionCase c = cases()[0];
+    BlockAttentionCase c = block_attention_cases()[0];
     c.B = c.H = 1;
     BlockAttentionProblem<float> problem(c);
     // query tile 3 attends to three tiles; poison its row 5

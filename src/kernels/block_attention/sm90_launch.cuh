@@ -51,18 +51,13 @@ inline PairMaps pair_maps(const Tokens<const Bf16>& first,
   return maps;
 }
 
+inline MapShape map_shape(const TokenGrid& grid, const FineDims& d, int64_t tiles) {
+  return {.grid = grid, .B = d.B, .H = d.H, .D = d.D, .tiles = tiles};
+}
+
 // Pieces that one tile can give.
 inline int64_t pieces_of_tile(const TokenGrid& grid) {
   return is_raster(grid) ? std::max<int64_t>(grid.T % kTileSide, 1) : kMaxPieces;
-}
-
-inline Walk grid_walk(const TokenGrid& grid) {
-  const auto side = [](int64_t n) { return static_cast<int32_t>((n + kTileSide - 1) / kTileSide); };
-  return {.grid_t = static_cast<int32_t>(grid.T),
-          .grid_y = static_cast<int32_t>(grid.Y),
-          .grid_x = static_cast<int32_t>(grid.X),
-          .tiles_y = side(grid.Y),
-          .tiles_x = side(grid.X)};
 }
 
 // Lists of tiles to lists of pieces, one warp a list.
@@ -71,6 +66,43 @@ struct PieceLists {
   uint32_t* begin;
   int32_t* count;
 };
+
+// Whose tiles are the items, and whose come to them in pieces.
+struct Sides {
+  int64_t own_tiles, other_tiles;  // of a plane
+  const int32_t *own_sizes, *other_sizes;
+};
+
+inline Sides queries_meet_keys(const FineDims& d, const BlockList& list) {
+  return {d.Nq, d.Nk, list.q_sizes, list.kv_sizes};
+}
+
+inline Sides keys_meet_queries(const FineDims& d, const BlockList& list) {
+  return {d.Nk, d.Nq, list.kv_sizes, list.q_sizes};
+}
+
+inline Walk make_walk(const TokenGrid& grid,
+                      const FineDims& d,
+                      const Sides& sides,
+                      const PieceLists& lists) {
+  const auto tiles = [](int64_t side) {
+    return static_cast<int32_t>((side + kTileSide - 1) / kTileSide);
+  };
+  return {.items = static_cast<int32_t>(d.B * d.H * sides.own_tiles),
+          .heads = static_cast<int32_t>(d.H),
+          .tiles = static_cast<int32_t>(sides.own_tiles),
+          .grid_t = static_cast<int32_t>(grid.T),
+          .grid_y = static_cast<int32_t>(grid.Y),
+          .grid_x = static_cast<int32_t>(grid.X),
+          .tiles_y = tiles(grid.Y),
+          .tiles_x = tiles(grid.X),
+          .other_tiles = static_cast<int32_t>(sides.other_tiles),
+          .own_sizes = sides.own_sizes,
+          .other_sizes = sides.other_sizes,
+          .pieces = lists.pieces,
+          .begin = lists.begin,
+          .count = lists.count};
+}
 
 struct PlanArgs {
   Walk walk;
@@ -103,6 +135,16 @@ template <bool kRaster>
 void launch_plan(const PlanArgs& args, const PieceLists& to, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((args.walk.items + kPlanWarps - 1) / kPlanWarps);
   plan_kernel<kRaster><<<blocks, kPlanWarps * 32, 0, stream>>>(args, to);
+}
+
+// Calls run.operator()<head size, raster>().
+template <class Run>
+void with_instance(const FineDims& d, const TokenGrid& grid, const Run& run) {
+  if (is_raster(grid)) {
+    d.D == 64 ? run.template operator()<64, true>() : run.template operator()<128, true>();
+  } else {
+    d.D == 64 ? run.template operator()<64, false>() : run.template operator()<128, false>();
+  }
 }
 
 // One block a multiprocessor; each walks over its items.

@@ -85,8 +85,8 @@ struct Ring {
     for (uint32_t slot = 0; slot < C::kStages; ++slot) {
       barrier_init(barrier(Barrier::kFirstFull, slot), 1);
       barrier_init(barrier(Barrier::kSecondFull, slot), 1);
-      barrier_init(barrier(Barrier::kFirstEmpty, slot), kWarpgroupThreads / 32);
-      barrier_init(barrier(Barrier::kSecondEmpty, slot), kWarpgroupThreads / 32);
+      barrier_init(barrier(Barrier::kFirstEmpty, slot), kWarpgroupWarps * kArrivingLanes);
+      barrier_init(barrier(Barrier::kSecondEmpty, slot), kWarpgroupWarps * kArrivingLanes);
     }
   }
 

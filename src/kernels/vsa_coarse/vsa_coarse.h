@@ -3,7 +3,7 @@
 //
 //   mean[b, n, h]  = bf16(sum over the tile's tokens of x / number of tokens)
 //   s[b, h, i, j]  = bf16(bf16(q_mean[b, i, h] . k_mean[b, j, h]) / sqrt(D))
-//   block_index    = the K highest s of each row, ties to the lower j, in ascending order
+//   block_index    = block_select of s: the K highest of each row, ties to the lower j, ascending
 //   coarse[b, i, h] = bf16(sum_j bf16(softmax(s)[j]) v_mean[b, j, h])
 //
 // Dims     B batch, N tiles, H heads, D head size (64, 128), K tiles kept

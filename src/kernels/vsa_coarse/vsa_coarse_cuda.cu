@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include "kernels/block_select/select_row.cuh"
 #include "kernels/common/cuda_launch.h"
 #include "kernels/vsa_coarse/vsa_coarse.h"
 
@@ -140,45 +141,6 @@ __device__ void compute_scores(const CoarseArgs& a,
   }
 }
 
-// An unsigned integer that orders like the bf16.
-__device__ uint32_t order_of(uint32_t bits) {
-  return (bits & 0x8000U) != 0 ? ~bits & 0xFFFFU : bits | 0x8000U;
-}
-
-// One warp, one row: the K highest scores. Bit by bit, the highest threshold that at least K scores
-// reach; all above it are taken, and of those equal to it the first.
-__device__ void select(const uint16_t* row, int N, int K, int32_t* index) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const auto count_from = [&](uint32_t threshold) {
-    int count = 0;
-    for (int n = lane; n < N; n += 32) {
-      count += order_of(row[n]) >= threshold ? 1 : 0;
-    }
-    return __reduce_add_sync(~0U, count);
-  };
-  uint32_t threshold = 0;
-  for (uint32_t bit = 0x8000; bit != 0; bit >>= 1) {
-    if (count_from(threshold | bit) >= K) {
-      threshold |= bit;
-    }
-  }
-  int ties_left = K - (threshold == 0xFFFF ? 0 : count_from(threshold + 1));
-  int taken = 0;
-  for (int n = lane; n - lane < N; n += 32) {
-    const uint32_t order = n < N ? order_of(row[n]) : 0;
-    const bool tie = n < N && order == threshold;
-    const uint32_t ties = __ballot_sync(~0U, tie);
-    const uint32_t below = (1U << lane) - 1;
-    const bool mine = n < N && (order > threshold || (tie && __popc(ties & below) < ties_left));
-    const uint32_t chosen = __ballot_sync(~0U, mine);
-    if (mine) {
-      index[taken + __popc(chosen & below)] = n;
-    }
-    taken += __popc(chosen);
-    ties_left -= min(ties_left, __popc(ties));
-  }
-}
-
 // One warp, one row: scores become weights; columns up to the pitch become zero.
 __device__ void normalise(__nv_bfloat16* row, int N, int padded) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -278,8 +240,9 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
     const int tile = at.first + row;
     if (tile < N) {
       const int64_t list = (at.batch * a.H + at.head) * a.N + tile;
-      select(reinterpret_cast<const uint16_t*>(scores + row * pitch), N, static_cast<int>(a.K),
-             a.block_index + list * a.K);
+      const auto* bits = reinterpret_cast<const uint16_t*>(scores + row * pitch);
+      select_row<16>([bits](int n) { return order_of<16, 0x7F80U>(bits[n]); }, N,
+                     static_cast<int>(a.K), a.block_index + list * a.K);
       if (threadIdx.x % 32 == 0) {
         a.block_count[list] = static_cast<int32_t>(a.K);
       }

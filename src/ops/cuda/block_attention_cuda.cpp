@@ -1,30 +1,38 @@
-// block_attention on CUDA: the Hopper kernels where they apply, else the plain version.
-#include <limits>
-
+// block_attention on CUDA: the Hopper or the portable kernels where they apply, else the plain
+// version.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
 
+#include "kernels/block_attention/block_attention_mma.h"
 #include "kernels/block_attention/block_attention_sm90.h"
 #include "ops/block_attention_plain.h"
-#include "ops/cuda/hopper.h"
+#include "ops/cuda/gpu_tensors.h"
 #include "ops/cuda/registry_cuda.h"
+#include "ops/cuda/select.h"
 
 namespace fastwan::ops {
 namespace {
 
 namespace sm90 = kernels::cuda::sm90;
-using kernels::Bf16;
+namespace mma = kernels::cuda::mma;
 using Out = std::tuple<at::Tensor, at::Tensor>;
 using Grads = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 
-constexpr int64_t kTileSlots = 64;
+GpuKernel kernel_for_call(const AttentionOperands& x, const BlockLists& lists, double scale) {
+  return select_block_attention(capability_of(x.q), x.q.scalar_type(),
+                                {.B = x.q.size(0),
+                                 .H = x.q.size(2),
+                                 .D = x.q.size(3),
+                                 .query_tiles = lists.q_sizes.size(0),
+                                 .key_tiles = lists.kv_sizes.size(0),
+                                 .query_slots = x.q.size(1),
+                                 .key_slots = x.k.size(1),
+                                 .scale = scale});
+}
 
-bool kernel_takes(const AttentionOperands& x, const BlockLists& lists, double scale) {
-  const int64_t Nq = lists.q_sizes.size(0), Nk = lists.kv_sizes.size(0);
-  const int64_t rows = x.q.size(0) * x.q.size(2) * std::max(Nq, Nk);
-  return hopper_takes(x.q) && x.k.numel() > 0 && x.q.size(1) == Nq * kTileSlots &&
-         x.k.size(1) == Nk * kTileSlots && scale > 0 && rows < std::numeric_limits<int32_t>::max();
+mma::Format format_of(const at::Tensor& x) {
+  return x.scalar_type() == at::kHalf ? mma::Format::kFp16 : mma::Format::kBf16;
 }
 
 // Dense copies that the argument structs point into.
@@ -63,7 +71,8 @@ Out forward(const at::Tensor& q_any,
   const BlockLists given{block_index, block_count, q_sizes, kv_sizes};
   check_block_attention(x, given);
   const double scale = scale_or_default(scale_or, q_any);
-  if (!kernel_takes(x, given, scale)) {
+  const GpuKernel kernel = kernel_for_call(x, given, scale);
+  if (kernel == GpuKernel::kPlain) {
     return plain_block_attention(x, given, scale);
   }
   const c10::cuda::CUDAGuard guard(q_any.device());
@@ -85,6 +94,10 @@ Out forward(const at::Tensor& q_any,
                                .grid = {0, 0, 0},
                                .dims = dims_of(q, lists),
                                .scale = static_cast<float>(scale)};
+  if (kernel == GpuKernel::kPortable) {
+    mma::block_attention(args, format_of(q), current_stream(q));
+    return {out, lse};
+  }
   const at::Tensor workspace = workspace_for(q, sm90::workspace_bytes(args));
   sm90::block_attention(args, workspace.mutable_data_ptr(), current_stream(q));
   return {out, lse};
@@ -104,8 +117,11 @@ Grads backward(const at::Tensor& grad_out,
                std::optional<double> scale_or) {
   const AttentionOperands x{.q = q_any, .k = k_any, .v = v_any};
   const BlockLists given{block_index, block_count, q_sizes, kv_sizes};
+  check_block_attention_backward(grad_out, grad_lse.value_or(at::Tensor()), x,
+                                 {.out = out_any, .lse = lse}, given);
   const double scale = scale_or_default(scale_or, q_any);
-  if (!kernel_takes(x, given, scale)) {
+  const GpuKernel kernel = kernel_for_call(x, given, scale);
+  if (kernel == GpuKernel::kPlain) {
     return plain_block_attention_backward(grad_out, grad_lse.value_or(at::Tensor()), x,
                                           {.out = out_any, .lse = lse}, given, scale);
   }
@@ -135,8 +151,15 @@ Grads backward(const at::Tensor& grad_out,
                                        .grid = {0, 0, 0},
                                        .dims = dims_of(q, lists),
                                        .scale = static_cast<float>(scale)};
-  const at::Tensor workspace = workspace_for(q, sm90::workspace_bytes(args));
-  sm90::block_attention_backward(args, workspace.mutable_data_ptr(), current_stream(q));
+  const bool is_portable = kernel == GpuKernel::kPortable;
+  const at::Tensor workspace =
+      workspace_for(q, is_portable ? mma::workspace_bytes(args) : sm90::workspace_bytes(args));
+  if (is_portable) {
+    mma::block_attention_backward(args, format_of(q), workspace.mutable_data_ptr(),
+                                  current_stream(q));
+  } else {
+    sm90::block_attention_backward(args, workspace.mutable_data_ptr(), current_stream(q));
+  }
   return {dq, dk, dv};
 }
 

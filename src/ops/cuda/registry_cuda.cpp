@@ -9,6 +9,8 @@ TORCH_LIBRARY_FRAGMENT(fastwan, m) {
 }
 
 TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
+  register_tile_mean_cuda(m);
+  register_block_select_cuda(m);
   register_block_attention_cuda(m);
   register_video_sparse_attn_cuda(m);
 }

@@ -5,6 +5,8 @@
 
 namespace fastwan::ops {
 
+void register_tile_mean_cuda(torch::Library& m);
+void register_block_select_cuda(torch::Library& m);
 void register_block_attention_cuda(torch::Library& m);
 void define_video_sparse_attn_cuda(torch::Library& m);
 void register_video_sparse_attn_cuda(torch::Library& m);

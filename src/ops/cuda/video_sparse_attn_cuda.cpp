@@ -7,8 +7,10 @@
 
 #include "kernels/block_attention/block_attention_sm90.h"
 #include "kernels/vsa_coarse/vsa_coarse.h"
-#include "ops/cuda/hopper.h"
+#include "ops/cuda/gpu_tensors.h"
 #include "ops/cuda/registry_cuda.h"
+#include "ops/cuda/select.h"
+#include "ops/topk.h"
 
 namespace fastwan::ops {
 namespace {
@@ -16,18 +18,14 @@ namespace {
 namespace sm90 = kernels::cuda::sm90;
 using kernels::Bf16;
 
-constexpr int64_t kSide = 4;
-constexpr int64_t kMaxSide = 2040;  // tokens: a piece has 9 bits for a tile's place
-constexpr int64_t kMaxCoarseTiles = 6000;
-
 int64_t tiles_along(int64_t tokens) {
-  return (tokens + kSide - 1) / kSide;
+  return (tokens + kTileSide - 1) / kTileSide;
 }
 
 bool takes(const at::Tensor& q, at::IntArrayRef grid) {
-  const int64_t N = tiles_along(grid[0]) * tiles_along(grid[1]) * tiles_along(grid[2]);
-  return q.is_cuda() && hopper_takes(q) && N <= kMaxCoarseTiles && grid[0] <= kMaxSide &&
-         grid[1] <= kMaxSide && grid[2] <= kMaxSide;
+  return q.is_cuda() && q.numel() > 0 &&
+         takes_fused_raster(capability_of(q), q.scalar_type(),
+                            {.T = grid[0], .H = grid[1], .W = grid[2], .head_size = q.size(3)});
 }
 
 // Heads must lie D apart.

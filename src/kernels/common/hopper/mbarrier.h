@@ -25,6 +25,22 @@ __device__ inline void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// How many lanes arrive for a warp. One suffices: __syncwarp orders all lanes' accesses before it.
+// racecheck follows the thread that arrives alone, so programs made for it let every lane arrive.
+#ifdef FASTWAN_EVERY_LANE_ARRIVES
+inline constexpr uint32_t kArrivingLanes = 32;
+#else
+inline constexpr uint32_t kArrivingLanes = 1;
+#endif
+
+// A whole warp is done with what the barrier guards.
+__device__ inline void warp_arrive(uint32_t barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 < kArrivingLanes) {
+    barrier_arrive(barrier);
+  }
+}
+
 // Announces bytes that copies will deliver in the present phase.
 __device__ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)

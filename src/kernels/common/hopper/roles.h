@@ -6,6 +6,7 @@
 namespace fastwan::kernels::hopper {
 
 inline constexpr int kWarpgroupThreads = 128;
+inline constexpr int kWarpgroupWarps = kWarpgroupThreads / 32;
 
 template <int kRegisters>
 __device__ inline void give_registers() {

@@ -1,4 +1,4 @@
-#include "ops/cuda/hopper.h"
+#include "ops/cuda/gpu_tensors.h"
 
 #include <cstdint>
 
@@ -9,21 +9,18 @@
 namespace fastwan::ops {
 namespace {
 
-constexpr int64_t kAlignedElements = 8;  // 16 bytes of bf16
+constexpr int64_t kAlignedElements = 8;  // 16 bytes of two-byte elements
 constexpr std::uintptr_t kAlignedBytes = 16;
-
-bool is_hopper(const at::Tensor& x) {
-  int major = 0, minor = 0;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, x.get_device()));
-  return major == 9 && minor == 0;
-}
 
 }  // namespace
 
-bool hopper_takes(const at::Tensor& q) {
-  return q.scalar_type() == at::kBFloat16 && (q.size(3) == 64 || q.size(3) == 128) &&
-         q.numel() > 0 && is_hopper(q);
+Capability capability_of(const at::Tensor& x) {
+  Capability gpu{};
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&gpu.major, cudaDevAttrComputeCapabilityMajor, x.get_device()));
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&gpu.minor, cudaDevAttrComputeCapabilityMinor, x.get_device()));
+  return gpu;
 }
 
 at::Tensor for_copy_engine(const at::Tensor& x) {
