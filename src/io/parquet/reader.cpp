@@ -31,6 +31,7 @@ namespace fastwan::io {
 namespace {
 
 constexpr int64_t kMaxGroupBytes = int64_t{4} << 30;
+constexpr int64_t kMaxGroupRows = int64_t{1} << 20;  // what writers make by default
 constexpr int64_t kMaxTensorBytes = int64_t{512} << 20;
 constexpr int64_t kMaxTextBytes = int64_t{1} << 20;
 constexpr std::size_t kMaxDims = 8;
@@ -158,9 +159,11 @@ class LeafFinder {
 void check_group(const parquet::RowGroupMetaData& group,
                  const std::vector<Leaves>& wanted,
                  const std::string& where) {
-  if (group.num_rows() < 0 || group.total_byte_size() > kMaxGroupBytes) {
+  if (group.num_rows() < 0 || group.num_rows() > kMaxGroupRows ||
+      group.total_byte_size() > kMaxGroupBytes) {
     throw_bad(where, str("says ", group.num_rows(), " rows in ", group.total_byte_size(),
-                         " bytes, at most ", kMaxGroupBytes, " are read"));
+                         " bytes, at most ", kMaxGroupRows, " rows in ", kMaxGroupBytes,
+                         " bytes are read"));
   }
   for (const Leaves& leaves : wanted) {
     for (const int leaf : {leaves.value, leaves.shape, leaves.dtype}) {
@@ -220,14 +223,16 @@ using Texts = std::vector<std::optional<std::string>>;
 
 Texts read_bytes(parquet::ColumnReader& reader, int64_t skip, int64_t rows, int64_t limit) {
   Texts out(static_cast<std::size_t>(rows));
+  int64_t total = 0;  // the footer's word is not trusted
   read_leaf<parquet::ByteArrayType>(
       reader, skip, rows, [&](int64_t row, const parquet::ByteArray* value) {
         if (value == nullptr) {
           return;
         }
-        if (static_cast<int64_t>(value->len) > limit) {
-          throw parquet::ParquetException(
-              str("a value of ", value->len, " bytes, at most ", limit, " are read"));
+        total += value->len;
+        if (static_cast<int64_t>(value->len) > limit || total > kMaxGroupBytes) {
+          throw parquet::ParquetException(str("a value of ", value->len, " bytes, at most ", limit,
+                                              " are read, ", kMaxGroupBytes, " of a row group"));
         }
         out[static_cast<std::size_t>(row)].emplace(reinterpret_cast<const char*>(value->ptr),
                                                    value->len);
