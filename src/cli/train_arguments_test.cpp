@@ -114,7 +114,7 @@ TEST(FastVideoRuns, EachPublishedRunBecomesTheRecipeThatItMeans) {
     }
     EXPECT_EQ(recipe.pipeline.negative_prompt, config::wan_negative_prompt()) << file;
   }
-  EXPECT_EQ(runs, 17);
+  EXPECT_EQ(runs, 19);
 }
 
 TEST(FastVideoFlags, TheGuidanceOfTheirTeacherCountsOneMoreHere) {

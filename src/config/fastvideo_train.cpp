@@ -267,10 +267,97 @@ void apply_their_defaults(Values& values, std::vector<std::string>& notes) {
   }
 }
 
+// --- the YAML of the older trainer --------------------------------------------------------------
+
+// Its keys, and the flat flags that they replaced.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 43> kOlderKeys = {{
+    {"engine.attention.vsa_sparsity", "vsa-sparsity"},
+    {"engine.num_gpus", "num-gpus"},
+    {"engine.parallelism.dist_timeout", "dist-timeout"},
+    {"engine.parallelism.hsdp_replicate_dim", "hsdp-replicate-dim"},
+    {"engine.parallelism.hsdp_shard_dim", "hsdp-shard-dim"},
+    {"engine.parallelism.sp_size", "sp-size"},
+    {"engine.parallelism.tp_size", "tp-size"},
+    {"engine.precision.dit", "dit-precision"},
+    {"model_path", "model-path"},
+    {"pipeline.components.transformer_weights", "init-weights-from-safetensors"},
+    {"pipeline.dmd_denoising_steps", "dmd-denoising-steps"},
+    {"pipeline.flow_shift", "flow-shift"},
+    {"training.checkpoint.weight_only_checkpointing_steps", "weight-only-checkpointing-steps"},
+    {"training.data.train_sp_batch_size", "train-sp-batch-size"},
+    {"training.data.training_cfg_rate", "training-cfg-rate"},
+    {"training.distillation.fake_score_betas", "fake-score-betas"},
+    {"training.distillation.fake_score_learning_rate", "fake-score-learning-rate"},
+    {"training.distillation.fake_score_lr_scheduler", "fake-score-lr-scheduler"},
+    {"training.distillation.fake_score_model_path", "fake-score-model-path"},
+    {"training.distillation.generator_update_interval", "generator-update-interval"},
+    {"training.distillation.max_timestep_ratio", "max-timestep-ratio"},
+    {"training.distillation.min_timestep_ratio", "min-timestep-ratio"},
+    {"training.distillation.real_score_guidance_scale", "real-score-guidance-scale"},
+    {"training.distillation.real_score_model_path", "real-score-model-path"},
+    {"training.distillation.simulate_generator_forward", "simulate-generator-forward"},
+    {"training.distillation.warp_denoising_step", "warp-denoising-step"},
+    {"training.ema.decay", "ema-decay"},
+    {"training.ema.enabled", "use-ema"},
+    {"training.ema.start_step", "ema-start-step"},
+    {"training.lora.alpha", "lora-alpha"},
+    {"training.lora.enabled", "lora-training"},
+    {"training.lora.rank", "lora-rank"},
+    {"training.model.enable_gradient_checkpointing_type", "enable-gradient-checkpointing-type"},
+    {"training.model.mode_scale", "mode-scale"},
+    {"training.optimizer.max_grad_norm", "max-grad-norm"},
+    {"training.validation.dataset_file", "validation-dataset-file"},
+    {"training.validation.enabled", "log-validation"},
+    {"training.validation.every_steps", "validation-steps"},
+    {"training.validation.guidance_scale", "validation-guidance-scale"},
+    {"training.validation.log_visualization", "log-visualization"},
+    {"training.validation.sampling_steps", "validation-sampling-steps"},
+    {"training.vsa.decay_interval_steps", "vsa-decay-interval-steps"},
+    {"training.vsa.decay_rate", "vsa-decay-rate"},
+}};
+
+bool is_of_older_trainer(const Values& values) {
+  const auto has_group = [&values](const char* prefix) {
+    const auto first = values.lower_bound(prefix);
+    return first != values.end() && first->first.starts_with(prefix);
+  };
+  return has_group("engine.") || has_group("training.distillation.") || has_group("training.lora.");
+}
+
+// Its keys become flat flags, and these become ours; what is ours already stays.
+std::vector<std::string> translate_older_file(Values& values, const std::string& origin) {
+  std::vector<std::pair<std::string, std::string>> flags;
+  const auto forcing = values.lower_bound("training.self_forcing.");
+  if (forcing != values.end() && forcing->first.starts_with("training.self_forcing.")) {
+    throw InvalidInput(Code::kUnsupportedMethod, place(origin, forcing->first, forcing->second) +
+                                                     " belongs to Self-Forcing, which is not here");
+  }
+  for (const auto& [key, flag] : kOlderKeys) {
+    const auto found = values.find(std::string(key));
+    if (found == values.end()) {
+      continue;
+    }
+    std::string text;
+    for (const std::string& part : found->second.texts) {
+      text += (text.empty() ? "" : ",") + part;
+    }
+    flags.emplace_back(flag, text);
+    values.erase(found);
+  }
+  FlatFlags translated = translate_flat_flags(flags, std::nullopt, /*is_complete=*/true);
+  for (const auto& [key, text] : translated.overrides) {
+    set_if_absent(values, key, text);
+  }
+  return translated.notes;
+}
+
 }  // namespace
 
 std::vector<std::string> translate_train_values(Values& values, const std::string& origin) {
   std::vector<std::string> notes;
+  if (is_of_older_trainer(values)) {
+    notes = translate_older_file(values, origin);
+  }
   bool is_fastvideo = false;
   for (auto& [key, value] : values) {
     const std::string where = place(origin, key, value);

@@ -1,5 +1,6 @@
-// FastVideo's ways to say a training run: its train YAML with `_target_` names, and the flat flags
-// of its older trainer. Both become keys of recipe.h.
+// FastVideo's ways to say a training run: its train YAML with `_target_` names, the YAML of its
+// older trainer (engine, pipeline, training), and that trainer's flat flags. All become keys of
+// recipe.h.
 #pragma once
 
 #include <map>
@@ -14,9 +15,10 @@
 
 namespace fastwan::config {
 
-// Rewrites FastVideo's class names to ours and removes keys that mean nothing here; values that
-// are ours already stay. Returns notes: what was left out, and where FastVideo would do otherwise.
-// InvalidInput unsupported_method for methods that are not here, unsupported_model for networks.
+// Rewrites FastVideo's class names and older keys to ours and removes keys that mean nothing here;
+// values that are ours already stay. Returns notes: what was left out, and where FastVideo would do
+// otherwise. InvalidInput unsupported_method for methods that are not here, unsupported_model for
+// networks.
 std::vector<std::string> translate_train_values(std::map<std::string, YamlValue>& values,
                                                 const std::string& origin);
 
