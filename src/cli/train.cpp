@@ -32,8 +32,8 @@ struct TrainFlags {
 
 void add_flags(CLI::App& app, TrainFlags& flags) {
   const auto option = [&app](const char* names, std::string& value, const char* type,
-                             const char* help) {
-    app.add_option(names, value, help)->type_name(type)->group("Run");
+                             const char* help, const char* group = "Run") {
+    app.add_option(names, value, help)->type_name(type)->group(group);
   };
   option("--config", flags.config, "FILE", "recipe; YAML, ours or FastVideo's");
   option("--method", flags.method, "WORD", "finetune|distill|vae|text|features");
@@ -53,8 +53,8 @@ void add_flags(CLI::App& app, TrainFlags& flags) {
   app.add_flag("--print-recipe", flags.prints_recipe, "the complete recipe as YAML, and stop")
       ->group("Plan");
   app.add_flag("--json", flags.json, "one JSON document on stdout")->group("Plan");
-  option("--tflops", flags.tera_per_second, "X", "rate of a process that the hours assume");
-  option("--gpu-memory", flags.gpu_memory, "GB", "memory of a process to plan for");
+  option("--tflops", flags.tera_per_second, "X", "rate of a process that the hours assume", "Plan");
+  option("--gpu-memory", flags.gpu_memory, "GB", "memory of a process to plan for", "Plan");
   app.footer(
       "Settings of the recipe: --training.optimizer.learning_rate=1e-5 and so on; roots are "
       "models. "
