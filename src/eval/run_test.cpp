@@ -1,0 +1,285 @@
+#include "eval/run.h"
+
+#include <cmath>
+#include <filesystem>
+#include <functional>
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "eval/clip_set.h"
+#include "eval/similarity.h"
+#include "eval/temporal.h"
+#include "eval/video_set.h"
+#include "io/image.h"
+#include "io/video.h"
+#include "models/checkpoint.h"
+#include "models/shape_features.h"
+#include "support/compare.h"
+#include "support/golden.h"
+
+namespace fastwan::eval {
+namespace {
+
+using namespace data::shapes;
+
+constexpr Format kSmall{.frames = 9, .height = 64, .width = 64};
+const std::vector<Path> kVenvs = {".deps/venv"};
+
+Code code_of(const std::function<void()>& act, const std::string& words) {
+  try {
+    act();
+  } catch (const Failure& error) {
+    EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    return error.code();
+  }
+  ADD_FAILURE() << "accepted; wanted an error with: " << words;
+  return Code::kInternal;
+}
+
+// Clips [first, first + count) as one file: frames [N, F, 3, P, Q] as bytes, and their codes.
+struct Clips {
+  at::Tensor frames;
+  std::vector<int64_t> codes;
+};
+Clips clips(int64_t first, int64_t count) {
+  std::vector<at::Tensor> frames;
+  Clips out;
+  for (int64_t i = 0; i < count; ++i) {
+    const Clip clip = render(kSmall, 11, first + i);
+    frames.push_back(to_frames(clip));
+    out.codes.push_back(code_of(clip.scene.attributes));
+  }
+  out.frames = at::stack(frames);
+  return out;
+}
+void save(const Path& file, const Clips& set) {
+  models::save_tensors(file, {{"frames", set.frames}, {"codes", at::tensor(set.codes, at::kLong)}});
+}
+
+class Folders : public ::testing::Test {
+ protected:
+  Json run_with(std::vector<std::string> metrics, const Path& features = {}) {
+    return run({.videos = videos_,
+                .reference = reference_,
+                .metrics = std::move(metrics),
+                .features = features,
+                .output = output_,
+                .venvs = kVenvs},
+               {}, [this](const std::string& note) { notes_.push_back(note); });
+  }
+
+  TempFolder temp_;
+  Path videos_ = temp_.where() / "videos.safetensors";
+  Path reference_ = temp_.where() / "reference.safetensors";
+  Path output_;
+  std::vector<std::string> notes_;
+};
+
+TEST_F(Folders, PairsOfEqualVideosArePerfect) {
+  save(videos_, clips(0, 3));
+  save(reference_, clips(0, 3));
+  const Json document = run_with({"psnr", "ssim", "mse"});
+  EXPECT_EQ(document["metrics"]["mse"]["value"], 0);
+  EXPECT_NEAR(document["metrics"]["ssim"]["value"].get<double>(), 1, 1e-9);
+  EXPECT_EQ(document["metrics"]["psnr"]["count"], 0);
+  EXPECT_EQ(document["metrics"]["psnr"]["equal_pairs"], 3);
+  EXPECT_EQ(document["pairs"].size(), 3u);
+  EXPECT_EQ(document["pairs"][0]["psnr"], "infinite");
+  ASSERT_EQ(notes_.size(), 1u);
+}
+
+TEST_F(Folders, PairsAreMatchedByNameAndMeasured) {
+  const Clips set = clips(0, 3);
+  Clips other = set;
+  other.frames = (set.frames * 0.9).contiguous();
+  save(videos_, other);
+  save(reference_, {set.frames.slice(0, 0, 2), {set.codes[0], set.codes[1]}});
+  const Json document = run_with({"psnr", "mse", "flicker"});
+  const double first = psnr(other.frames[0], set.frames[0]),
+               second = psnr(other.frames[1], set.frames[1]);
+  EXPECT_NEAR(document["metrics"]["psnr"]["value"].get<double>(), (first + second) / 2, 1e-4);
+  EXPECT_EQ(document["unpaired"], Json::array({"000002"}));
+  EXPECT_NEAR(document["metrics"]["flicker"]["value"].get<double>(),
+              (flicker(other.frames[0]) + flicker(other.frames[1]) + flicker(other.frames[2])) / 3,
+              1e-6);
+}
+
+TEST_F(Folders, AttributesAreHeldAgainstCodes) {
+  Clips set = clips(0, 6);
+  set.codes[5] = (set.codes[5] + 512) % kNumCodes;  // asked for another colour
+  save(videos_, set);
+  save(reference_, clips(50, 2));
+  const Json document = run_with({"attributes"});
+  const Json& found = document["metrics"]["attributes"];
+  EXPECT_EQ(found["count"], 6);
+  EXPECT_EQ(found["against"], "codes");
+  EXPECT_NEAR(found["colour"]["value"].get<double>(), 5.0 / 6, 1e-9);
+  EXPECT_EQ(found["background"]["value"], 1);
+}
+
+TEST_F(Folders, FeaturesOfTheNetCompareSets) {
+  save(videos_, clips(0, 14));
+  save(reference_, clips(100, 14));
+  models::ShapeFeatures net;
+  net.initialise(3);
+  const Path weights = temp_.where() / "net.safetensors";
+  models::save_shape_features(weights, net);
+  output_ = temp_.where() / "report";
+  const Json document =
+      run_with({"frechet", "kid", "precision", "recall", "coverage", "wasserstein"}, weights);
+  EXPECT_EQ(document["metrics"].size(), 6u);
+  EXPECT_EQ(document["features"]["width"], 64);
+  EXPECT_EQ(document["features"]["file"], weights.string());
+  for (const auto& [name, entry] : document["metrics"].items()) {
+    EXPECT_TRUE(entry["value"].is_number()) << name;
+    EXPECT_TRUE(entry["floor"].is_number()) << name;
+  }
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("at least 256"), std::string::npos);
+  const std::string html = read_file(output_ / "report.html");
+  EXPECT_NE(html.find("feature net of procedural clips"), std::string::npos);
+  EXPECT_NE(html.find("data:image/png;base64,"), std::string::npos);
+  EXPECT_EQ(read_json_file((output_ / "report.json").string())["metrics"].size(), 6u);
+}
+
+TEST_F(Folders, FeaturesMadeElsewhereAreTakenAsTheyAre) {
+  save(videos_, clips(0, 1));
+  save(reference_, clips(0, 1));
+  const Path file = temp_.where() / "features.safetensors";
+  models::save_tensors(file, {{"videos", testing::golden_tensor("run", "a", {300, 4})},
+                              {"reference", testing::golden_tensor("run", "b", {300, 4}, 1.0)}});
+  const Json document = run_with({"frechet"}, file);
+  EXPECT_NEAR(document["metrics"]["frechet"]["value"].get<double>(), 4.0, 0.6);
+  EXPECT_LT(document["metrics"]["frechet"]["floor"].get<double>(), 0.2);
+  EXPECT_TRUE(notes_.empty());
+}
+
+TEST_F(Folders, MistakesAreNamed) {
+  save(videos_, clips(0, 1));
+  save(reference_, clips(0, 1));
+  EXPECT_EQ(code_of([&] { run_with({"psn"}); }, "Did you mean psnr?"), Code::kBadValue);
+  EXPECT_EQ(code_of([&] { run_with({"kid"}); }, "--features"), Code::kBadValue);
+  videos_ = temp_.where() / "none";
+  EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "does not exist"), Code::kNotFound);
+  std::filesystem::create_directory(videos_);
+  EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "no video here"), Code::kBadMedia);
+  save(videos_ / "a.safetensors", clips(0, 1));
+  EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "share none"), Code::kBadMedia);
+}
+
+TEST_F(Folders, UnlikePairsAreRefused) {
+  save(videos_, clips(0, 1));
+  save(reference_, {clips(0, 1).frames.slice(1, 0, 5), {0}});
+  EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "[5, 3, 64, 64]"), Code::kSizeMismatch);
+}
+
+TEST_F(Folders, StopIsHeard) {
+  save(videos_, clips(0, 3));
+  save(reference_, clips(0, 3));
+  std::stop_source stop;
+  stop.request_stop();
+  EXPECT_THROW(run({.videos = videos_, .reference = reference_, .metrics = {"flicker"}},
+                   {stop.get_token(), {}}, {}),
+               Stopped);
+}
+
+TEST(VideoSet, ReadsTensorsOfEveryKind) {
+  const TempFolder temp;
+  const at::Tensor frames = clips(0, 1).frames[0];  // [F, 3, P, Q]
+  models::save_tensors(temp.where() / "float.safetensors", {{"frames", frames}});
+  models::save_tensors(temp.where() / "half.safetensors", {{"frames", frames.to(at::kBFloat16)}});
+  models::save_tensors(temp.where() / "bytes.safetensors",
+                       {{"frames", frames.mul(255).round().to(at::kByte)}});
+  models::save_tensors(temp.where() / "many.safetensors",
+                       {{"frames", at::stack({frames, frames.flip({0})})}});
+  const VideoSet set(temp.where(), {});
+  ASSERT_EQ(set.size(), 5);
+  EXPECT_EQ(set.name(0), "bytes");
+  EXPECT_EQ(set.name(3), "many/000000");
+  EXPECT_TRUE(testing::is_close(set.frames(0), frames, {.of_range = 1e-6, .relative_l2 = 1e-6}));
+  EXPECT_TRUE(testing::is_equal(set.frames(1), frames));
+  EXPECT_TRUE(testing::is_close(set.frames(2), frames, {.of_range = 4e-3, .relative_l2 = 4e-3}));
+  EXPECT_TRUE(testing::is_equal(set.frames(4), frames.flip({0})));
+  EXPECT_EQ(set.find("half"), 2);
+  EXPECT_EQ(set.find("quarter"), std::nullopt);
+  EXPECT_EQ(set.wanted(0), std::nullopt);
+}
+
+TEST(VideoSet, RefusesTensorsThatAreNoFrames) {
+  const TempFolder temp;
+  const Path file = temp.where() / "a.safetensors";
+  const auto refused = [&](const at::Tensor& frames, const std::string& words) {
+    models::save_tensors(file, {{"frames", frames}});
+    return code_of([&] { VideoSet(file, {}).frames(0); }, words);
+  };
+  EXPECT_EQ(refused(at::zeros({5, 8, 8}), "[N, F, 3, P, Q]"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::zeros({5, 4, 8, 8}), "F 3 P Q"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::full({5, 3, 8, 8}, 2.0), "from 0 to 1"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::full({5, 3, 8, 8}, NAN), "from 0 to 1"), Code::kBadTensor);
+  models::save_tensors(file, {{"frames", at::zeros({2, 5, 3, 8, 8})},
+                              {"codes", at::tensor(std::vector<int64_t>{1, 4096}, at::kLong)}});
+  EXPECT_EQ(code_of([&] { VideoSet(file, {}); }, "from 0 to 4095"), Code::kBadTensor);
+}
+
+// Needs the ffmpeg program, as every test of media does.
+TEST(VideoSet, ReadsVideosAndFoldersOfPictures) {
+  const TempFolder temp;
+  const io::Ffmpeg ffmpeg = io::open_ffmpeg(kVenvs);
+  const Clip clip = render(kSmall, 11, 4);
+  const auto sink = io::open_video(temp.where() / "clip.mp4",
+                                   {.size = {64, 64}, .fps = 8, .crf = 4}, &ffmpeg, {});
+  std::filesystem::create_directory(temp.where() / "pictures");
+  constexpr std::size_t kFrameBytes = 64 * 64 * 3;
+  for (std::size_t frame = 0; frame < 9; ++frame) {
+    const std::span<const uint8_t> rgb(clip.rgb.data() + frame * kFrameBytes, kFrameBytes);
+    sink->write_frame(rgb);
+    io::write_png(temp.where() / "pictures" / (str("f", frame, ".png")),
+                  {64, 64, {rgb.begin(), rgb.end()}});
+  }
+  sink->finish();
+  const VideoSet set(temp.where(), {.venvs = kVenvs});
+  ASSERT_EQ(set.size(), 2);
+  EXPECT_EQ(set.name(1), "pictures");
+  EXPECT_TRUE(testing::is_equal(set.frames(1), to_frames(clip)));
+  const at::Tensor video = set.frames(0);
+  EXPECT_EQ(video.sizes(), (std::vector<int64_t>{9, 3, 64, 64}));
+  EXPECT_GT(psnr(video, to_frames(clip)), 25);  // chroma at half resolution
+  // Half the rate: frames 0, 2, 4, 6, 8; twice: each twice.
+  const VideoSet half(temp.where(), {.venvs = kVenvs, .fps = 4});
+  EXPECT_TRUE(testing::is_equal(half.frames(0), video.slice(0, 0, 9, 2)));
+  const VideoSet twice(temp.where(), {.venvs = kVenvs, .fps = 16});
+  EXPECT_EQ(twice.frames(0).size(0), 18);
+  EXPECT_TRUE(testing::is_equal(twice.frames(0).slice(0, 1, 18, 2), video));
+}
+
+TEST(ClipSet, GathersScoresAndSteadiness) {
+  const Clips set = clips(0, 4);
+  std::vector<Attributes> wanted;
+  for (const int64_t code : set.codes) {
+    wanted.push_back(attributes_of(code));
+  }
+  ClipSet together, one_by_one;
+  together.add_all(set.frames, wanted);
+  for (int64_t i = 0; i < 4; ++i) {
+    one_by_one.add(set.frames[i], wanted[static_cast<std::size_t>(i)]);
+  }
+  one_by_one.add(at::full({9, 3, 64, 64}, 0.4), wanted[0]);  // nothing is seen
+  EXPECT_EQ(together.score().all_correct().value, 1);
+  EXPECT_EQ(one_by_one.score().all_correct().value, 0.8);
+  EXPECT_DOUBLE_EQ(together.steadiness().saturation, one_by_one.steadiness().saturation);
+  EXPECT_NEAR(together.steadiness().saturation, 0.85, 0.02);
+  const Json document = one_by_one.to_json();
+  EXPECT_EQ(document["clips"], 5);
+  EXPECT_EQ(document["found"], 4);
+  EXPECT_EQ(document["all_correct"]["value"], 0.8);
+}
+
+}  // namespace
+}  // namespace fastwan::eval
