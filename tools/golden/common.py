@@ -26,17 +26,23 @@ _LOW = numpy.uint64(0xFFFFFFFF)
 _UNIT = math.sqrt(3.0) / 2.0**24
 
 
-def unit(case, name, count):
-    """`count` numbers of mean 0 and variance 1, as fp64."""
-    digest = hashlib.sha256(f"{case}/{name}".encode()).digest()
-    k0, k1 = (int.from_bytes(digest[i:i + 4], "little") for i in (0, 4))
-    c = [numpy.arange(count, dtype=numpy.uint64)] + [numpy.zeros(count, numpy.uint64) for _ in range(3)]
+def philox(counter, key):
+    """Philox4x32-10 of four uint64 arrays that hold 32-bit words: four arrays of words."""
+    c, (k0, k1) = list(counter), key
     for _ in range(10):
         p0, p1 = _M0 * c[0], _M1 * c[2]
         c = [(p1 >> numpy.uint64(32)) ^ c[1] ^ numpy.uint64(k0), p1 & _LOW,
              (p0 >> numpy.uint64(32)) ^ c[3] ^ numpy.uint64(k1), p0 & _LOW]
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    total = sum(w >> numpy.uint64(8) for w in c).astype(numpy.int64) - (1 << 25)
+    return c
+
+
+def unit(case, name, count):
+    """`count` numbers of mean 0 and variance 1, as fp64."""
+    digest = hashlib.sha256(f"{case}/{name}".encode()).digest()
+    key = [int.from_bytes(digest[i:i + 4], "little") for i in (0, 4)]
+    counter = [numpy.arange(count, dtype=numpy.uint64)] + [numpy.zeros(count, numpy.uint64) for _ in range(3)]
+    total = sum(w >> numpy.uint64(8) for w in philox(counter, key)).astype(numpy.int64) - (1 << 25)
     return total.astype(numpy.float64) * _UNIT
 
 
