@@ -116,7 +116,16 @@ class FiniteDifferences : public ::testing::TestWithParam<bool> {};
 // and the difference of order 1 / kStep.
 TEST_P(FiniteDifferences, AgreeWithTheGradientOfEveryParameterClass) {
   const bool is_sparse = GetParam();
-  const auto network = network_of(tiny_wan(is_sparse ? sparse() : dense(), at::kDouble, 2));
+  const auto network =
+      network_of(tiny_wan(is_sparse ? sparse() : dense(), at::kDouble, is_sparse ? 1 : 2));
+  // The plain sparse attention of fp64 is slow: what does not enter it is moved together.
+  const auto group_of = [is_sparse](const std::string& name) {
+    const std::string its_class = class_of(name);
+    return is_sparse && its_class != "self attention" && its_class != "gate" &&
+                   its_class != "q and k norm"
+               ? "all others"
+               : its_class;
+  };
   const TinyBatch batch = tiny_batch(is_sparse, at::kDouble, is_sparse ? 1 : 2);
   flow_loss(*network, batch).backward();
 
@@ -127,17 +136,17 @@ TEST_P(FiniteDifferences, AgreeWithTheGradientOfEveryParameterClass) {
   const std::vector<Units::Named> gradients = gradients_of(network->units());
   for (std::size_t i = 0; i < values.size(); ++i) {
     ASSERT_EQ(values[i].name, gradients[i].name);
-    auto& [parameters, of_class] = classes[class_of(values[i].name)];
+    auto& [parameters, of_class] = classes[group_of(values[i].name)];
     parameters.push_back(values[i].value);
     of_class.push_back(gradients[i].value);
   }
-  EXPECT_EQ(classes.size(), is_sparse ? 12u : 11u);
+  EXPECT_EQ(classes.size(), is_sparse ? 4u : 11u);
   for (const auto& [name, pair] : classes) {
     const auto& [parameters, of_class] = pair;
     EXPECT_LE(worst_error(parameters, of_class, loss), kAllowed) << name;
   }
   // The measure sees an error of one part in 10^4.
-  const auto& [parameters, of_class] = classes.at("FFN");
+  const auto& [parameters, of_class] = classes.at("self attention");
   std::vector<at::Tensor> wrong;
   for (const at::Tensor& g : of_class) {
     wrong.push_back(g * 1.0001);
@@ -147,7 +156,7 @@ TEST_P(FiniteDifferences, AgreeWithTheGradientOfEveryParameterClass) {
 
 TEST_P(FiniteDifferences, AgreeWithTheGradientOfLatentsAndText) {
   const bool is_sparse = GetParam();
-  const auto network = network_of(tiny_wan(is_sparse ? sparse() : dense(), at::kDouble, 2));
+  const auto network = network_of(tiny_wan(is_sparse ? sparse() : dense(), at::kDouble, 1));
   TinyBatch batch = tiny_batch(is_sparse, at::kDouble, 1);
   batch.latents.set_requires_grad(true);
   batch.encoded.set_requires_grad(true);
