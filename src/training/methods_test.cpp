@@ -1,0 +1,434 @@
+// The method classes around real networks: what they update, what they leave alone, and that a
+// batch is the sum of its parts.
+#include <cmath>
+#include <limits>
+#include <map>
+#include <memory>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/abs.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "support/compare.h"
+#include "support/golden.h"
+#include "support/tiny_wan.h"
+#include "training/attribute_methods.h"
+#include "training/clip.h"
+#include "training/dmd/distill.h"
+#include "training/finetune.h"
+#include "training/optimizer.h"
+#include "training/vae_method.h"
+
+namespace fastwan::training {
+namespace {
+
+using testing::golden_tensor;
+using testing::is_close;
+using testing::is_equal;
+using testing::relative_l2;
+
+std::shared_ptr<Network> tiny(std::shared_ptr<const ops::Attention> attention,
+                              const std::string& weights,
+                              bool trains = true) {
+  auto model = testing::tiny_wan(std::move(attention), at::kDouble, /*num_layers=*/2);
+  testing::fill_golden_weights(*model, weights);
+  return std::make_shared<Network>(model, NetworkOptions{.is_trainable = trains},
+                                   distributed::one_process());
+}
+
+MicroBatch batch_of(int64_t B) {
+  MicroBatch batch{.latents = golden_tensor("methods", "latents", {B, 4, 5, 8, 10}),
+                   .text = golden_tensor("methods", "text", {B, 5, 10}).to(at::kDouble)};
+  for (int64_t i = 0; i < B; ++i) {
+    batch.slots.push_back(32 + i);
+  }
+  return batch;
+}
+
+MicroBatch part_of(const MicroBatch& batch, int64_t first, int64_t count) {
+  return {.latents = batch.latents.narrow(0, first, count),
+          .text = batch.text.narrow(0, first, count),
+          .slots = {batch.slots.begin() + first, batch.slots.begin() + first + count}};
+}
+
+at::Tensor none() {
+  return golden_tensor("methods", "none", {2, 10}).to(at::kDouble);
+}
+
+at::Tensor flat_gradient(const Units& units) {
+  std::vector<at::Tensor> all;
+  for (int64_t i = 0; i < units.count(); ++i) {
+    all.push_back(units.gradient(i));
+  }
+  return at::cat(all).clone();
+}
+
+struct Distillation {
+  explicit Distillation(dmd::DistillOptions options)
+      : student(tiny(testing::sparse(0.5), "methods/student")),
+        critic(tiny(testing::dense(), "methods/critic")),
+        teacher(tiny(testing::dense(), "methods/teacher", /*trains=*/false)) {
+    options.state = at::kDouble;
+    options.unconditional = none();
+    options.ramp = {.sparsity = 0.5, .rate = 0};
+    method = std::make_unique<dmd::Distill>(
+        dmd::DistillRoles{.student = sparse_role_of(student, ops::TopkRule::kPadded),
+                          .critic = role_of(critic),
+                          .teacher = role_of(teacher).velocity},
+        options);
+  }
+  Units& units(const std::string& name) { return *method->networks().at(name).units; }
+
+  std::shared_ptr<Network> student, critic, teacher;
+  std::unique_ptr<dmd::Distill> method;
+};
+
+// Of `network` after calls of accumulate for the parts of a batch of four.
+at::Tensor gradient_over(Method& method,
+                         const std::string& network,
+                         const std::vector<MicroBatch>& parts) {
+  Units& units = *method.networks().at(network).units;
+  units.zero_gradients();
+  for (const MicroBatch& part : parts) {
+    method.accumulate(network, /*step=*/10, part, 1.0 / static_cast<double>(parts.size()));
+  }
+  return flat_gradient(units);
+}
+
+void expect_parts_add_up(Method& method, const std::string& network) {
+  const MicroBatch batch = batch_of(4);
+  const MicroBatch first = part_of(batch, 0, 2), second = part_of(batch, 2, 2);
+  const at::Tensor whole = gradient_over(method, network, {batch});
+  EXPECT_LE(relative_l2(gradient_over(method, network, {first, second}), whole), 1e-12) << network;
+  // Negative control: one batch twice is another gradient.
+  EXPECT_GT(relative_l2(gradient_over(method, network, {first, first}), whole), 1e-3) << network;
+}
+
+TEST(Finetune, DistinctMicroBatchesAddUpToTheLargeBatch) {
+  Finetune method(role_of(tiny(testing::dense(), "methods/student")),
+                  {.caption_dropout = 0.5, .unconditional = none(), .state = at::kDouble});
+  expect_parts_add_up(method, Finetune::kStudent);
+}
+
+TEST(Distill, DistinctMicroBatchesAddUpToTheLargeBatchForBothNetworks) {
+  Distillation simulate({.rollout = dmd::Rollout::kSimulate, .steps = {.block = 4}});
+  expect_parts_add_up(*simulate.method, dmd::Distill::kStudent);
+  Distillation data({});
+  expect_parts_add_up(*data.method, dmd::Distill::kCritic);
+}
+
+TEST(Distill, UpdatesTheStudentEveryIntervalBehindTheWarmupAndTheCriticAlways) {
+  const Distillation d({.update_interval = 5, .critic_warmup = 7});
+  const std::vector<std::string> both = {"student", "critic"}, critic = {"critic"};
+  for (int64_t step = 1; step <= 30; ++step) {
+    EXPECT_EQ(d.method->updates(step), step % 5 == 0 && step > 7 ? both : critic) << step;
+  }
+}
+
+TEST(Distill, OnlyTheUpdatedNetworkHasAGradientAndNoWeightMoves) {
+  Distillation d({.rollout = dmd::Rollout::kSimulate, .keeps_preview = true});
+  const MicroBatch batch = batch_of(2);
+  const auto weights = [](Units& units) {
+    std::vector<at::Tensor> all;
+    for (int64_t i = 0; i < units.count(); ++i) {
+      all.push_back(units.master(i));
+    }
+    return at::cat(all).clone();
+  };
+  const at::Tensor teacher = weights(d.teacher->units()), critic = weights(d.critic->units());
+  const Metrics student = d.method->accumulate("student", 10, batch, 1.0);
+  EXPECT_GT(gradient_norm(d.units("student")), 0);
+  EXPECT_EQ(gradient_norm(d.units("critic")), 0);
+  EXPECT_TRUE(is_equal(weights(d.teacher->units()), teacher));
+  EXPECT_TRUE(is_equal(weights(d.critic->units()), critic));
+  EXPECT_EQ(d.method->preview().x_real.sizes(), batch.latents.sizes());
+  for (const char* name : {"train_generator_loss", "generator_timestep", "dmd_timestep",
+                           "dmd_distance", "dmd_gradient_norm", "dmd_cosine", "vsa_sparsity"}) {
+    EXPECT_TRUE(student.contains(name)) << name;
+  }
+  EXPECT_EQ(student.at("vsa_sparsity"), 0.5);
+  EXPECT_EQ(student.at("dmd_non_finite"), 0);
+
+  d.units("student").zero_gradients();
+  const Metrics metrics = d.method->accumulate("critic", 10, batch, 1.0);
+  EXPECT_EQ(gradient_norm(d.units("student")), 0);
+  EXPECT_GT(gradient_norm(d.units("critic")), 0);
+  EXPECT_TRUE(metrics.contains("train_fake_score_loss"));
+}
+
+// At no sparsity and with gates of zero the student is the dense network; with one set of weights
+// and one text for all roles the update is nothing, up to sums whose order follows the weights'
+// place in memory (exactly nothing for one network in all roles: dmd_test.cpp).
+TEST(Distill, HasNoGradientWhereStudentCriticAndTeacherAgree) {
+  const auto student = tiny(testing::sparse(0.0), "methods/one");
+  student->initialise([&] {
+    for (auto& parameter : student->shared_model()->named_parameters()) {
+      if (parameter.key().find("to_gate_compress") != std::string::npos) {
+        const at::NoGradGuard no_grad;
+        parameter.value().zero_();
+      }
+    }
+  });
+  const auto critic = tiny(testing::dense(), "methods/one");
+  const auto teacher = tiny(testing::dense(), "methods/one", /*trains=*/false);
+  MicroBatch batch = batch_of(2);
+  batch.text = unconditional_rows(none(), batch.text).clone();
+  {
+    const at::NoGradGuard no_grad;
+    const at::Tensor x = batch.latents.to(at::kDouble), t = at::tensor({300.0, 900.0}, at::kDouble);
+    EXPECT_TRUE(is_close(student->velocity(x, t, batch.text), critic->velocity(x, t, batch.text),
+                         {1e-12, 1e-12}));
+  }
+  dmd::Distill method({.student = sparse_role_of(student, ops::TopkRule::kPadded),
+                       .critic = role_of(critic),
+                       .teacher = role_of(teacher).velocity},
+                      {.joins_guidance = false, .unconditional = none(), .state = at::kDouble});
+  for (const int64_t step : {5, 10}) {
+    const Metrics metrics = method.accumulate("student", step, batch, 1.0);
+    EXPECT_LE(metrics.at("dmd_gradient_norm"), 1e-12);
+    EXPECT_GT(metrics.at("dmd_distance"), 0);
+  }
+  EXPECT_LE(gradient_norm(student->units()), 1e-12);
+}
+
+TEST(Distill, ANonFiniteScoreStopsTheRunNamingTheSampleOrCountsAsZeroWhereAsked) {
+  MicroBatch batch = batch_of(2);
+  batch.text[1][0][0].fill_(std::numeric_limits<double>::quiet_NaN());
+  Distillation stops({});
+  try {
+    stops.method->accumulate("student", 10, batch, 1.0);
+    ADD_FAILURE() << "went on";
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), Code::kNonFinite);
+    EXPECT_NE(std::string(failure.what()).find("slot 33"), std::string::npos) << failure.what();
+    EXPECT_NE(std::string(failure.what()).find("iteration 10"), std::string::npos);
+  }
+  EXPECT_THROW(stops.method->accumulate("critic", 10, batch, 1.0), Failure);
+  Distillation zero({.non_finite = dmd::NonFinite::kZero});
+  const Metrics metrics = zero.method->accumulate("student", 10, batch, 1.0);
+  EXPECT_GT(metrics.at("dmd_non_finite"), 0);
+  EXPECT_TRUE(std::isfinite(metrics.at("train_generator_loss")));
+}
+
+TEST(Distill, SettingsThatCannotWorkAreRefused) {
+  const dmd::DistillRoles roles;
+  EXPECT_THROW(dmd::Distill(roles, {.timesteps = {1000, 1000}, .unconditional = none()}),
+               InvalidInput);
+  EXPECT_THROW(dmd::Distill(roles, {.timesteps = {}, .unconditional = none()}), InvalidInput);
+  EXPECT_THROW(dmd::Distill(roles, {.timesteps = {1001}, .unconditional = none()}), InvalidInput);
+  EXPECT_THROW(dmd::Distill(roles, {.guidance_scale = 2}), InvalidInput);
+  EXPECT_NO_THROW(dmd::Distill(roles, {.guidance_scale = 1}));
+  EXPECT_THROW(Finetune({}, {.caption_dropout = 0.1}), InvalidInput);
+  EXPECT_THROW(Finetune({}, {.boundary = 0.5}), InvalidInput);
+}
+
+TEST(Finetune, TwoExpertsTakeTurnsAndTheLowNoiseOneSeesLowNoise) {
+  double highest = 0, lowest = 1000;
+  const auto expert = [&](double& extreme, bool is_low) {
+    return Role{.velocity = [&extreme, is_low](const at::Tensor& x, const at::Tensor& timestep,
+                                               const at::Tensor&) {
+      const auto value = (is_low ? timestep.max() : timestep.min()).item<double>();
+      extreme = is_low ? std::max(extreme, value) : std::min(extreme, value);
+      return (x * 1.0).requires_grad_(true);
+    }};
+  };
+  Finetune method(expert(lowest, false), {.boundary = 0.875}, expert(highest, true));
+  for (int64_t step = 1; step <= 60; ++step) {
+    method.accumulate(method.updates(step)[0], step, batch_of(2), 1.0);
+  }
+  EXPECT_LE(highest, 875);
+  EXPECT_GT(highest, 700);
+  EXPECT_LT(lowest, 500) << "the other expert sees the whole range";
+}
+
+// --- the VAE
+
+layout::WanVaeConfig small_vae() {
+  return layout::read_wan_vae(testing::Golden("vae", "vae21").manifest().at("config"), "golden");
+}
+
+struct Vae {
+  explicit Vae(at::ScalarType type)
+      : vae(std::make_shared<models::WanVae>(small_vae(), models::VaeOptions{.dtype = type})) {
+    testing::fill_golden_weights(*vae, "vae21");
+    units = std::make_unique<Units>(*vae, one_unit(*vae), UnitsOptions{.compute = type},
+                                    distributed::one_process());
+    method = std::make_unique<TrainVae>(vae, *units, VaeMethodOptions{.kl_weight = 1e-3});
+    batch.pixels = golden_tensor("methods", "video", {2, 3, 5, 16, 16}, 0.0, 0.4).to(type);
+    batch.slots = {3, 4};
+  }
+  std::shared_ptr<models::WanVae> vae;
+  std::unique_ptr<Units> units;
+  std::unique_ptr<TrainVae> method;
+  MicroBatch batch;
+};
+
+// Central differences along directions of all weights. L1 has kinks: a step of 1e-6 crosses none of
+// the 7,680 with a probability near one, and one crossed changes the slope by less than 1e-3 of it.
+TEST(TrainVae, GradientIsThatOfFiniteDifferences) {
+  Vae v(at::kDouble);
+  v.method->accumulate("student", 1, v.batch, 1.0);
+  const at::Tensor gradient = v.units->gradient(0).clone(), start = v.units->master(0).clone();
+  const auto loss_at = [&](const at::Tensor& weights) {
+    v.units->master(0).copy_(weights);
+    return v.method->accumulate("student", 1, v.batch, 1.0).at("train_loss");
+  };
+  for (const char* name : {"a", "b", "c"}) {
+    const at::Tensor d = golden_tensor("methods", name, start.sizes()).to(at::kDouble);
+    const at::Tensor direction = d / d.norm();
+    constexpr double h = 1e-6;
+    const double slope =
+        (loss_at(start + h * direction) - loss_at(start - h * direction)) / (2 * h);
+    EXPECT_NEAR(slope, (gradient * direction).sum().item<double>(),
+                1e-5 * gradient.norm().item<double>());
+  }
+}
+
+TEST(TrainVae, EveryWeightHasAGradientAndTheForwardIsInferences) {
+  Vae v(at::kFloat);
+  v.method->accumulate("student", 1, v.batch, 1.0);
+  for (const UnitTensor& tensor : v.units->layout()[0].tensors) {
+    const at::Tensor g = v.units->gradient(0).narrow(0, tensor.offset, tensor.numel);
+    EXPECT_GT(g.norm().item<double>(), 0) << tensor.name;
+  }
+  const auto gathered = v.units->gather_all();
+  const models::LatentPosterior posterior = v.vae->posterior(v.batch.pixels);
+  const models::LatentPosterior inferred = v.vae->encode(v.batch.pixels);
+  EXPECT_TRUE(posterior.mean.requires_grad());
+  EXPECT_FALSE(inferred.mean.requires_grad());
+  EXPECT_TRUE(is_close(posterior.mean.detach(), inferred.mean, testing::kModelFp32));
+  EXPECT_TRUE(is_close(posterior.logvar.detach(), inferred.logvar, testing::kModelFp32));
+  EXPECT_TRUE(is_close(v.vae->reconstruct(inferred.mean).detach().clamp(-1, 1),
+                       v.vae->decode(inferred.mean), testing::kModelFp32));
+}
+
+TEST(TrainVae, LearnsAClip) {
+  Vae v(at::kFloat);
+  AdamW adamw(*v.units, {.weight_decay = 0});
+  double first = 0, last = 0;
+  for (int64_t step = 1; step <= 10; ++step) {
+    const Metrics metrics = v.method->accumulate("student", step, v.batch, 1.0);
+    last = metrics.at("vae_l1");
+    first = step == 1 ? last : first;
+    adamw.step(4e-3);
+    v.units->zero_gradients();
+  }
+  EXPECT_LT(last, 0.85 * first);
+}
+
+TEST(TrainVae, DivergenceIsZeroForTheUnitGaussianAndLatentMomentsAreThoseOfAllAtOnce) {
+  const at::Tensor zero = at::zeros({2, 4, 1, 3, 3}, at::kDouble);
+  EXPECT_TRUE(is_equal(kl_divergence({.mean = zero, .logvar = zero}), at::zeros({2}, at::kDouble)));
+  // One element of mean m and variance e^2 l: (m^2 + e^2l - 1 - 2l) / 2 for each of 36.
+  const double m = 0.5, logvar = 0.3;
+  const double want = 36 * 0.5 * (m * m + std::exp(logvar) - 1 - logvar);
+  EXPECT_NEAR(kl_divergence({.mean = zero + m, .logvar = zero + logvar})[0].item<double>(), want,
+              1e-12);
+  LatentMoments moments;
+  const at::Tensor z = golden_tensor("methods", "z", {6, 4, 2, 3, 3}, 0.7, 2.0).to(at::kDouble);
+  moments.add(z.narrow(0, 0, 2));
+  moments.add(z.narrow(0, 2, 4));
+  const at::Tensor by_channel = z.transpose(0, 1).flatten(1);
+  for (int64_t c = 0; c < 4; ++c) {
+    EXPECT_NEAR(moments.mean()[static_cast<std::size_t>(c)], by_channel[c].mean().item<double>(),
+                1e-12);
+    EXPECT_NEAR(moments.std()[static_cast<std::size_t>(c)],
+                by_channel[c].std(/*unbiased=*/false).item<double>(), 1e-12);
+  }
+}
+
+// --- attributes
+
+const std::vector<Attribute> kAttributes = {{"colour", 3}, {"size", 2}};
+
+struct Probe {
+  Probe() {
+    layout::Umt5Config config;
+    config.vocab_size = 11;
+    config.d_model = 16;
+    config.d_kv = 8;
+    config.d_ff = 24;
+    config.num_layers = 2;
+    config.num_heads = 2;
+    probe = std::make_shared<TextProbe>(
+        std::make_shared<models::Umt5>(config, at::kDouble,
+                                       models::Umt5Options{.compute = at::kDouble}),
+        kAttributes);
+    testing::fill_golden_weights(*probe, "probe", config.d_kv);
+    units = std::make_unique<Units>(*probe, one_unit(*probe), UnitsOptions{.compute = at::kDouble},
+                                    distributed::one_process());
+  }
+  std::shared_ptr<TextProbe> probe;
+  std::unique_ptr<Units> units;
+};
+
+// A word of colour, a word of size and a filler that is sometimes there.
+std::vector<int64_t> tokens_of(const std::string& caption) {
+  std::vector<int64_t> ids;
+  for (const char letter : caption) {
+    ids.push_back(letter - 'a');
+  }
+  return ids;
+}
+MicroBatch captions() {
+  return {.slots = {0, 1, 2, 3, 4, 5},
+          .labels = at::tensor({0, 0, 1, 0, 2, 1, 0, 1, 1, 1, 2, 0}, at::kLong).view({6, 2}),
+          .captions = {"bgj", "chgj", "dij", "gbij", "cij", "dhgj"}};
+}
+
+TEST(TextProbe, CaptionsOfUnlikeLengthsAnswerAsTheyDoAlone) {
+  const Probe p;
+  const auto gathered = p.units->gather_all();
+  std::vector<std::vector<int64_t>> ids;
+  for (const std::string& caption : captions().captions) {
+    ids.push_back(tokens_of(caption));
+  }
+  const std::vector<at::Tensor> together = p.probe->logits(ids);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const std::vector<at::Tensor> alone = p.probe->logits({ids[i]});
+    for (std::size_t a = 0; a < kAttributes.size(); ++a) {
+      EXPECT_TRUE(is_close(together[a][static_cast<int64_t>(i)].detach(), alone[a][0].detach(),
+                           {1e-12, 1e-12}));
+    }
+  }
+}
+
+TEST(TrainAttributes, GradientIsThatOfFiniteDifferencesAndTheProbeLearnsItsCaptions) {
+  Probe p;
+  TrainAttributes method(logits_of(p.probe, tokens_of), kAttributes, *p.units);
+  method.accumulate("student", 1, captions(), 1.0);
+  const at::Tensor gradient = p.units->gradient(0).clone(), start = p.units->master(0).clone();
+  const auto loss_at = [&](const at::Tensor& weights) {
+    p.units->master(0).copy_(weights);
+    return method.accumulate("student", 1, captions(), 1.0).at("train_loss");
+  };
+  for (const char* name : {"a", "b", "c", "d"}) {
+    const at::Tensor d = golden_tensor("methods", name, start.sizes()).to(at::kDouble);
+    const at::Tensor direction = d / d.norm();
+    constexpr double h = 1e-6;
+    const double slope =
+        (loss_at(start + h * direction) - loss_at(start - h * direction)) / (2 * h);
+    EXPECT_NEAR(slope, (gradient * direction).sum().item<double>(),
+                1e-6 * gradient.norm().item<double>());
+  }
+  loss_at(start);
+  p.units->zero_gradients();
+  AdamW adamw(*p.units, {.weight_decay = 0});
+  Metrics metrics;
+  for (int64_t step = 1; step <= 60; ++step) {
+    metrics = method.accumulate("student", step, captions(), 1.0);
+    adamw.step(2e-2);
+    p.units->zero_gradients();
+  }
+  EXPECT_EQ(metrics.at("accuracy"), 1.0);
+  EXPECT_EQ(metrics.at("accuracy/colour"), 1.0);
+  EXPECT_LT(metrics.at("train_loss"), 0.1);
+}
+
+}  // namespace
+}  // namespace fastwan::training
