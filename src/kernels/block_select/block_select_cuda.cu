@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kWarps * 32)
     return;
   }
   const Word* from = scores + row * d.N;
-  select_row<kBits>([from](int n) { return order_of<kBits, kInfinity>(__ldg(from + n)); },
+  select_row<kBits>([from](int n) { return order_of_any<kBits, kInfinity>(__ldg(from + n)); },
                     static_cast<int>(d.N), static_cast<int>(d.K), index + row * d.K);
 }
 

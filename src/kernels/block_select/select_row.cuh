@@ -6,20 +6,25 @@
 
 namespace fastwan::kernels::cuda {
 
-// An unsigned integer that orders as block_select.h orders the floating point number of these bits.
-template <int kBits, uint32_t kInfinity>
+// An unsigned integer that orders like the floating point number of these bits; the number is no
+// minus zero and no NaN with a sign.
+template <int kBits>
 __device__ uint32_t order_of(uint32_t bits) {
+  constexpr uint32_t kSign = 1U << (kBits - 1), kAll = kSign | (kSign - 1);
+  return (bits & kSign) != 0 ? ~bits & kAll : bits | kSign;
+}
+
+// The same of any number, as block_select.h orders it.
+template <int kBits, uint32_t kInfinity>
+__device__ uint32_t order_of_any(uint32_t bits) {
   constexpr uint32_t kSign = 1U << (kBits - 1), kAll = kSign | (kSign - 1);
   if ((bits & (kSign - 1)) > kInfinity) {
     return kAll;
   }
-  if ((bits & kSign) == 0 || bits == kSign) {
-    return bits | kSign;
-  }
-  return ~bits & kAll;
+  return bits == kSign ? kSign : order_of<kBits>(bits);
 }
 
-// All lanes of a warp. `order_at(n)`: order_of the n-th score; read kBits + 2 times.
+// All lanes of a warp. `order_at(n)`: order_of the n-th score, read kBits + 2 times.
 template <int kBits, class OrderAt>
 __device__ void select_row(const OrderAt& order_at, int N, int K, int32_t* index) {
   const int lane = static_cast<int>(threadIdx.x % 32);

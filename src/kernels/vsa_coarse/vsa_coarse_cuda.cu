@@ -28,6 +28,11 @@ __device__ uint32_t pack(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
 }
+// Neither half is a minus zero: zeros of both signs order alike. (cvt makes every NaN 0x7FFF.)
+__device__ uint32_t without_minus_zero(uint32_t pair) {
+  pair = (pair & 0xFFFFU) == 0x8000U ? pair & 0xFFFF0000U : pair;
+  return pair >> 16 == 0x8000U ? pair & 0xFFFFU : pair;
+}
 __device__ float round_bf16(float x) {
   return __bfloat162float(__float2bfloat16_rn(x));
 }
@@ -136,7 +141,7 @@ __device__ void compute_scores(const CoarseArgs& a,
     for (int i = 0; i < 2; ++i) {
       const int column = n + 2 * (lane % 4);
       auto* to = reinterpret_cast<uint32_t*>(scores + (lane / 4 + 8 * i) * pitch + column);
-      *to = pack(round_bf16(s[2 * i]) / root, round_bf16(s[2 * i + 1]) / root);
+      *to = without_minus_zero(pack(round_bf16(s[2 * i]) / root, round_bf16(s[2 * i + 1]) / root));
     }
   }
 }
@@ -241,8 +246,8 @@ __global__ void __launch_bounds__(kWarps * 32, 1)
     if (tile < N) {
       const int64_t list = (at.batch * a.H + at.head) * a.N + tile;
       const auto* bits = reinterpret_cast<const uint16_t*>(scores + row * pitch);
-      select_row<16>([bits](int n) { return order_of<16, 0x7F80U>(bits[n]); }, N,
-                     static_cast<int>(a.K), a.block_index + list * a.K);
+      select_row<16>([bits](int n) { return order_of<16>(bits[n]); }, N, static_cast<int>(a.K),
+                     a.block_index + list * a.K);
       if (threadIdx.x % 32 == 0) {
         a.block_count[list] = static_cast<int32_t>(a.K);
       }
