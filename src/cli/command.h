@@ -20,6 +20,7 @@ int run_finetune(const Program& program, const std::vector<std::string>& words);
 int run_distill(const Program& program, const std::vector<std::string>& words);
 int run_inspect(const Program& program, const std::vector<std::string>& words);
 int run_plan(const Program& program, const std::vector<std::string>& words);
+int run_ckpt(const Program& program, const std::vector<std::string>& words);
 int run_presets(const Program& program, const std::vector<std::string>& words);
 int run_doctor(const Program& program, const std::vector<std::string>& words);
 

@@ -30,6 +30,7 @@ constexpr std::array kCommands = {
     Command{"train", nullptr, "trains by a recipe; --dry-run tells its memory and work", run_train},
     Command{"finetune", nullptr, "train --method finetune", run_finetune},
     Command{"distill", nullptr, "train --method distill", run_distill},
+    Command{"ckpt", nullptr, "checkpoints of a training run: consolidate, diff", run_ckpt},
     Command{"inspect", "metadata", "what is in a model folder, a weights file or a video",
             run_inspect},
     Command{"plan", nullptr, "memory and work of a request, without loading weights", run_plan},

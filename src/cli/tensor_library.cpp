@@ -46,6 +46,14 @@ config::TrainReport TensorLibrary::train(const TrainCall& call) const {
   return reinterpret_cast<TrainFunction>(symbol("fastwan_train"))(call);
 }
 
+void TensorLibrary::consolidate(const ConsolidateCall& call) const {
+  reinterpret_cast<ConsolidateFunction>(symbol("fastwan_consolidate"))(call);
+}
+
+std::vector<std::string> TensorLibrary::diff_checkpoints(const Path& a, const Path& b) const {
+  return reinterpret_cast<DiffFunction>(symbol("fastwan_diff_checkpoints"))(a, b);
+}
+
 std::string TensorLibrary::probe() const {
   return reinterpret_cast<ProbeFunction>(symbol("fastwan_probe"))();
 }

@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "base/watch.h"
+#include "cli/checkpoint_calls.h"
 #include "cli/command.h"
 #include "cli/outputs.h"
 #include "config/generate.h"
@@ -78,6 +79,8 @@ class TensorLibrary {
   TensorLibrary& operator=(const TensorLibrary&) = delete;
   GenerateReport generate(const GenerateCall& call) const;
   config::TrainReport train(const TrainCall& call) const;
+  void consolidate(const ConsolidateCall& call) const;
+  std::vector<std::string> diff_checkpoints(const Path& a, const Path& b) const;
   std::string probe() const;
 
  private:

@@ -1,0 +1,137 @@
+// What a training run reads: rows or procedural clips, captions as embeddings, the unconditional
+// text.
+#include <utility>
+
+#include <ATen/ops/zeros.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "data/latent_pool.h"
+#include "data/row_source.h"
+#include "data/shapes.h"
+#include "models/umt5.h"
+#include "models/wan_vae.h"
+#include "text/tokenizer.h"
+
+namespace fastwan::cli {
+namespace {
+
+namespace shapes = data::shapes;
+
+shapes::Format format_of(const config::Recipe& recipe) {
+  const config::Data& data = recipe.training.data;
+  return {.frames = data.num_frames, .height = data.num_height, .width = data.num_width};
+}
+
+shapes::IndexRange range_of(const config::ShapesData& wanted) {
+  shapes::IndexRange range = shapes::kTraining;
+  if (wanted.range == config::ShapesRange::kVae) {
+    range = shapes::kVae;
+  } else if (wanted.range == config::ShapesRange::kProbe) {
+    range = shapes::kProbe;
+  }
+  return {.first = range.first + wanted.first_index, .count = wanted.count};
+}
+
+// Text encoder and tokenizer, loaded once and let go after the last text.
+class Texts {
+ public:
+  Texts(const TrainContext& context, const layout::ModelFolder& folder)
+      : tokenizer_(text::open_tokenizer(folder.tokenizer)),
+        encoder_(models::load_umt5(folder.text_encoder, {.device = context.device})) {}
+  const text::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const models::Umt5& encoder() const { return *encoder_; }
+
+ private:
+  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::shared_ptr<models::Umt5> encoder_;
+};
+
+std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
+                                                  const layout::ModelFolder& folder,
+                                                  const Texts& texts) {
+  const config::ShapesData& wanted = context.recipe.training.data.shapes;
+  const auto vae = models::load_wan_vae(
+      folder.vae, {.device = context.device, .parts = models::VaeParts::kEncoder});
+  return data::encode_pool(
+      {.format = format_of(context.recipe),
+       .seed = static_cast<uint64_t>(wanted.seed),
+       .range = range_of(wanted),
+       .vae_device = context.device,
+       .storage = context.device},
+      {.vae = *vae, .text_encoder = texts.encoder(), .tokenizer = texts.tokenizer()},
+      context.watch);
+}
+
+// Captions alone: what a method reads that makes its latents itself.
+std::shared_ptr<const data::Source> captioned_clips(const TrainContext& context,
+                                                    const Texts& texts) {
+  const config::ShapesData& wanted = context.recipe.training.data.shapes;
+  const shapes::Format format = format_of(context.recipe);
+  const shapes::IndexRange range = range_of(wanted);
+  std::vector<std::string> captions;
+  for (int64_t i = 0; i < range.count; ++i) {
+    captions.push_back(
+        shapes::draw_scene(format, static_cast<uint64_t>(wanted.seed), range.first + i).caption);
+  }
+  const std::vector<at::Tensor> encoded =
+      data::encode_captions(captions, texts.encoder(), texts.tokenizer(), context.device);
+  std::vector<data::Example> examples;
+  for (std::size_t i = 0; i < captions.size(); ++i) {
+    examples.push_back(
+        {.id = str("shapes-", wanted.seed, "-", range.first + static_cast<int64_t>(i)),
+         .caption = captions[i],
+         .latents = {},
+         .text = encoded[i]});
+  }
+  return std::make_shared<data::MemorySource>(std::move(examples));
+}
+
+at::Tensor unconditional_text(const TrainContext& context,
+                              const layout::ModelFolder& folder,
+                              const Texts& texts) {
+  if (context.recipe.method.cfg_uncond_text == config::UnconditionalText::kZero) {
+    return at::zeros({1, folder.transformer_config.text_dim},
+                     at::TensorOptions(at::kFloat).device(context.device));
+  }
+  return data::encode_captions({context.recipe.pipeline.negative_prompt}, texts.encoder(),
+                               texts.tokenizer(), context.device)
+      .at(0);
+}
+
+}  // namespace
+
+TrainData make_data(const TrainContext& context, bool needs_latents) {
+  const config::Recipe& recipe = context.recipe;
+  const std::string folder = recipe.training.model_path.empty()
+                                 ? recipe.models.at("student").init_from
+                                 : recipe.training.model_path;
+  TrainData out{.folder = layout::open_model_folder(folder, {})};
+  const config::Data& wanted = recipe.training.data;
+  const Texts texts(context, out.folder);
+  out.unconditional = unconditional_text(context, out.folder, texts);
+  if (wanted.source == config::DataSource::kShapes) {
+    const layout::LatentSize size =
+        layout::latent_size(out.folder, wanted.num_frames, wanted.num_height, wanted.num_width);
+    out.latent_shape = {size.channels, size.frames, size.height, size.width};
+    out.source =
+        needs_latents ? encoded_clips(context, out.folder, texts) : captioned_clips(context, texts);
+    return out;
+  }
+  out.source = data::open_row_source(wanted.data_path);
+  const data::Example first = out.source->get(0);
+  if (first.latents.defined()) {
+    out.latent_shape = first.latents.sizes().vec();
+  } else {
+    const layout::LatentSize size =
+        layout::latent_size(out.folder, wanted.num_frames, wanted.num_height, wanted.num_width);
+    out.latent_shape = {size.channels, size.frames, size.height, size.width};
+  }
+  if (wanted.num_latent_t > 0) {
+    out.latent_shape[1] = wanted.num_latent_t;
+  }
+  return out;
+}
+
+}  // namespace fastwan::cli

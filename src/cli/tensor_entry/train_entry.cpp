@@ -1,0 +1,386 @@
+// fastwan_train: a recipe becomes a run.
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/tensor.h>
+#include <torch/version.h>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "cli/tensor_library.h"
+#include "cli/version.h"
+#include "data/loader.h"
+#include "models/checkpoint.h"
+#include "models/layout/cost.h"
+#include "pipelines/device.h"
+#include "training/export.h"
+#include "training/trainer.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::Recipe;
+using training::PieceKind;
+
+constexpr const char* kStudent = "student";
+constexpr const char* kCritic = "critic";
+
+// Keys that change what a run leaves behind, when it stops or how fast it is, but no number of it.
+constexpr std::array kHarmless = {"training.checkpoint.",
+                                  "training.tracker.",
+                                  "training.loop.max_seconds",
+                                  "training.data.dataloader_num_workers",
+                                  "training.distributed.dist_timeout",
+                                  "callbacks.validation.",
+                                  "callbacks.ema.use_for_"};
+
+bool is_constant(config::LrScheduler kind) {
+  return kind == config::LrScheduler::kConstant || kind == config::LrScheduler::kConstantWithWarmup;
+}
+
+// Refuses to go on with what is not the stored run, listing every difference.
+void check_same_run(const training::RunState& stored,
+                    const training::RunState& ours,
+                    const Recipe& recipe,
+                    const std::vector<std::string>& allowed) {
+  const auto is_allowed = [&allowed](const std::string& word) {
+    return std::find(allowed.begin(), allowed.end(), word) != allowed.end();
+  };
+  std::vector<std::string> differences;
+  const Recipe before = config::parse_recipe(stored.config, "config.yaml of the checkpoint");
+  for (const config::RecipeChange& change : config::recipe_changes(before, recipe)) {
+    const bool is_harmless =
+        std::any_of(kHarmless.begin(), kHarmless.end(),
+                    [&change](const char* prefix) { return change.key.starts_with(prefix); });
+    const bool only_goes_on = change.key == "training.loop.max_train_steps" &&
+                              is_constant(recipe.training.optimizer.lr_scheduler) &&
+                              is_constant(recipe.method.fake_score_lr_scheduler);
+    const bool is_seed = change.key == "training.data.seed" && is_allowed("seed");
+    if (!is_harmless && !only_goes_on && !is_seed && !is_allowed("config") &&
+        !is_allowed(change.key)) {
+      differences.push_back(str(change.key, " was ", change.before, ", is ", change.after));
+    }
+  }
+  if (stored.data_digest != ours.data_digest && !is_allowed("dataset")) {
+    differences.emplace_back("the data are others");
+  }
+  if (stored.world != ours.world && !is_allowed("world_size")) {
+    differences.push_back(str("ranks were ", stored.world, ", are ", ours.world));
+  }
+  for (const auto& [role, digest] : stored.frozen) {
+    const auto now = ours.frozen.find(role);
+    if ((now == ours.frozen.end() || now->second != digest) && !is_allowed("config")) {
+      differences.push_back(str("the frozen weights of ", role, " are others"));
+    }
+  }
+  if (!differences.empty()) {
+    throw Failure(Code::kChangedRun,
+                  str("the checkpoint is of another run: ", join_first(differences, 10),
+                      ". Give this run its own output_dir, or accept with --allow-change"));
+  }
+}
+
+training::LrKind lr_kind_of(config::LrScheduler kind) {
+  switch (kind) {
+    case config::LrScheduler::kConstantWithWarmup:
+      return training::LrKind::kConstantWithWarmup;
+    case config::LrScheduler::kLinear:
+      return training::LrKind::kLinear;
+    case config::LrScheduler::kCosine:
+      return training::LrKind::kCosine;
+    case config::LrScheduler::kPolynomial:
+      return training::LrKind::kPolynomial;
+    case config::LrScheduler::kCosineWithMinLr:
+      return training::LrKind::kCosineWithMinLr;
+    default:
+      return training::LrKind::kConstant;
+  }
+}
+
+training::LrSchedule schedule_of(const Recipe& recipe, config::LrScheduler kind) {
+  const config::Optimizer& o = recipe.training.optimizer;
+  constexpr double kHalfWave = 0.5;
+  return {.kind = lr_kind_of(kind),
+          .warmup_steps = o.lr_warmup_steps,
+          .total_steps = recipe.training.loop.max_train_steps,
+          .min_lr_ratio = o.min_lr_ratio,
+          .num_cycles = o.lr_num_cycles > 0 ? static_cast<double>(o.lr_num_cycles) : kHalfWave,
+          .power = o.lr_power};
+}
+
+training::AdamWOptions adamw_of(const Recipe& recipe, const config::Betas& betas, int64_t network) {
+  const config::Optimizer& o = recipe.training.optimizer;
+  const auto held = [](config::MomentDtype type) {
+    return type == config::MomentDtype::kBf16Sr ? training::MomentType::kBf16Stochastic
+                                                : training::MomentType::kMaster;
+  };
+  return {.beta1 = betas[0],
+          .beta2 = betas[1],
+          .eps = o.eps,
+          .weight_decay = o.weight_decay,
+          .m_type = held(o.m_dtype),
+          .v_type = held(o.v_dtype),
+          .seed = static_cast<uint64_t>(recipe.training.data.seed),
+          .network = network};
+}
+
+std::map<std::string, training::RoleOptions> role_options(const Recipe& recipe) {
+  const config::Optimizer& o = recipe.training.optimizer;
+  training::RoleOptions student{.learning_rate = o.learning_rate,
+                                .schedule = schedule_of(recipe, o.lr_scheduler),
+                                .adamw = adamw_of(recipe, o.betas, 0)};
+  if (recipe.callbacks.ema.decay > 0) {
+    student.ema = training::EmaOptions{.decay = recipe.callbacks.ema.decay,
+                                       .start_step = recipe.callbacks.ema.start_iter};
+  }
+  std::map<std::string, training::RoleOptions> roles = {{kStudent, student}};
+  if (recipe.method.kind == config::MethodKind::kDistill) {
+    const config::Method& m = recipe.method;
+    roles[kCritic] = {.learning_rate = m.fake_score_learning_rate,
+                      .schedule = schedule_of(recipe, m.fake_score_lr_scheduler),
+                      .adamw = adamw_of(recipe, m.fake_score_betas, 1),
+                      .rate_name = "fake_score_learning_rate"};
+  }
+  return roles;
+}
+
+bool tracks(const Recipe& recipe, const char* tracker) {
+  const std::vector<std::string>& all = recipe.training.tracker.trackers;
+  return std::find(all.begin(), all.end(), tracker) != all.end();
+}
+
+training::RunState identity_of(const TrainContext& context,
+                               const RoleNetworks& networks,
+                               const TrainData& data) {
+  const Recipe& recipe = context.recipe;
+  training::RunState state{.method = config::name_of(recipe.method.kind),
+                           .config = config::to_yaml(recipe),
+                           .seed = static_cast<uint64_t>(recipe.training.data.seed),
+                           .data_digest = data.source->digest(),
+                           .world = context.mesh.world->size()};
+  state.environment = {{"program", kVersion},
+                       {"torch", TORCH_VERSION},
+                       {"device", context.device.str()},
+                       {"threads", str(at::get_num_threads())},
+                       {"instructions", at::get_cpu_capability()}};
+  for (const auto& [role, one] : networks) {
+    if (!recipe.models.at(role).trainable) {
+      state.frozen[role] = one.weights_digest;
+    }
+  }
+  return state;
+}
+
+// (latents - mean) / std in fp32, as the VAE's config has them; on the networks' device.
+std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainContext& context,
+                                                                    const TrainData& data) {
+  const auto per_channel = [&context](const std::vector<double>& values) {
+    return at::tensor(values, at::kDouble)
+        .to(at::kFloat)
+        .view({1, static_cast<int64_t>(values.size()), 1, 1, 1})
+        .to(context.device);
+  };
+  const at::Tensor mean = per_channel(data.folder.vae_config.latents_mean);
+  const at::Tensor deviation = per_channel(data.folder.vae_config.latents_std);
+  return [mean, deviation, device = context.device](const data::Batch& batch) {
+    training::MicroBatch out{.latents = {},
+                             .text = batch.text.to(device, at::kFloat),
+                             .slots = batch.slots,
+                             .captions = batch.captions};
+    if (batch.latents.defined()) {
+      out.latents = (batch.latents.to(device, at::kFloat) - mean) / deviation;
+    }
+    return out;
+  };
+}
+
+int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const TrainData& data) {
+  const layout::LatentSize size{.channels = data.latent_shape[0],
+                                .frames = data.latent_shape[1],
+                                .height = data.latent_shape[2],
+                                .width = data.latent_shape[3]};
+  return config::global_batch(recipe) *
+         layout::token_grid(networks.at(kStudent).folder.transformer_config, size).num_tokens();
+}
+
+// Weights as files, at the end and on the way.
+class Exporter {
+ public:
+  Exporter(const TrainContext& context, const RoleNetwork& student)
+      : recipe_(context.recipe), student_(student) {}
+
+  void write(const Path& to, training::Ema* ema) const {
+    std::optional<training::WithEma> average;
+    if (ema != nullptr && recipe_.callbacks.ema.use_for_export) {
+      average.emplace(*ema);
+    }
+    if (student_.lora) {
+      const training::LoraExport lora = training::export_lora(*student_.network, *student_.lora);
+      std::filesystem::create_directories(to);
+      models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
+      return;
+    }
+    std::vector<training::ExportTensor> weights;
+    for (const training::Units::Named& named : student_.network->units().values()) {
+      weights.push_back({.name = named.name,
+                         .shape = named.value.sizes().vec(),
+                         .value = [value = named.value] { return value; }});
+    }
+    training::ExportOptions options = export_options(recipe_, kStudent);
+    options.to = to;
+    options.replaces = true;
+    training::export_folder(weights, options);
+  }
+
+ private:
+  const Recipe& recipe_;
+  const RoleNetwork& student_;
+};
+
+void settle_device(const config::TrainRun& run) {
+  if (run.threads > 0) {
+    at::set_num_threads(static_cast<int>(run.threads));
+  }
+  if (run.deterministic) {
+    at::globalContext().setDeterministicAlgorithms(/*enabled=*/true, /*warn_only=*/false);
+    at::globalContext().setDeterministicCuDNN(true);
+    at::globalContext().setBenchmarkCuDNN(false);
+  }
+}
+
+// What the run is, for people and for later: resolved config, versions, seed, unconditional text.
+void write_beside(const Path& run, const training::RunState& identity, const TrainData& data) {
+  write_durably(run / "config.yaml", identity.config);
+  write_durably(run / "run.json", dump_json({{"environment", identity.environment},
+                                             {"seed", identity.seed},
+                                             {"data_digest", identity.data_digest},
+                                             {"config_sha256", sha256_hex(identity.config)}}));
+  models::save_tensors(run / "negative.safetensors",
+                       {{"negative_prompt_embeds", data.unconditional.unsqueeze(0)}});
+}
+
+config::TrainReport train(const TrainCall& call) {
+  const Recipe& recipe = call.recipe;
+  settle_device(call.run);
+  const TrainContext context{
+      .recipe = recipe,
+      .device = pipelines::resolve_device(call.run.device),
+      .mesh = distributed::one_process(),
+      .watch = call.watch,
+      .on_note = call.listener.on_note ? call.listener.on_note : [](const std::string&) {}};
+  const config::Checkpoint& saving = recipe.training.checkpoint;
+  const Path run = saving.output_dir;
+  std::filesystem::create_directories(run);
+
+  const RoleNetworks networks = make_networks(context);
+  const bool needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
+                             recipe.method.rollout_mode != config::RolloutMode::kSimulate;
+  const TrainData data = make_data(context, needs_latents);
+  const std::unique_ptr<training::Method> method = make_method(context, networks, data);
+  data::Loader loader(
+      data.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
+                    .global_batch = config::global_batch(recipe),
+                    .rank = context.mesh.world->rank(),
+                    .world = context.mesh.world->size(),
+                    .micro_batches = recipe.training.loop.gradient_accumulation_steps,
+                    .text_rows = recipe.training.data.text_len,
+                    .latent_frames = recipe.training.data.num_latent_t,
+                    .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
+
+  training::TrainerOptions options{
+      .run = run,
+      .identity = identity_of(context, networks, data),
+      .roles = role_options(recipe),
+      .max_steps = recipe.training.loop.max_train_steps,
+      .micro_batches = recipe.training.loop.gradient_accumulation_steps,
+      .max_grad_norm = recipe.callbacks.grad_clip.max_grad_norm,
+      .max_seconds = recipe.training.loop.max_seconds,
+      .checkpoint_every = saving.training_state_checkpointing_steps,
+      .save = {.max_file_bytes = saving.max_file_bytes,
+               .limit = saving.checkpoints_total_limit,
+               .on_note = context.on_note},
+      .resume = training::read_resume_choice(call.run.resume),
+      .log_every = recipe.training.tracker.log_every_steps,
+      .writes_jsonl = tracks(recipe, "jsonl"),
+      .writes_events = tracks(recipe, "tensorboard"),
+      .tokens_per_step = tokens_of_step(recipe, networks, data)};
+  options.check_resume = [&, ours = options.identity](const training::RunState& stored) {
+    check_same_run(stored, ours, recipe, call.run.allow_change);
+  };
+  const Exporter exporter(context, networks.at(kStudent));
+  training::Trainer* running = nullptr;
+  config::TrainReport report{.device = context.device.str()};
+  training::TrainerHooks hooks{.prepare = preparation(context, data)};
+  hooks.on_note = context.on_note;
+  hooks.on_start = [&, identity = options.identity] { write_beside(run, identity, data); };
+  hooks.on_step = [&](int64_t step, const training::Metrics& metrics) {
+    if (call.listener.on_progress) {
+      call.listener.on_progress(
+          {.step = step, .total = recipe.training.loop.max_train_steps, .metrics = metrics});
+    }
+  };
+  hooks.stop = call.watch.stop;
+  hooks.wants_export = [&saving](int64_t step) {
+    return saving.weight_only_checkpointing_steps > 0 &&
+           step % saving.weight_only_checkpointing_steps == 0;
+  };
+  hooks.export_weights = [&](int64_t step) {
+    const Path to = run / str("weights-", step);
+    exporter.write(to, running->ema(kStudent));
+    report.exports.push_back(to);
+  };
+  training::Trainer trainer(*method, loader, context.mesh, std::move(options), std::move(hooks));
+  running = &trainer;
+  const training::TrainResult result = trainer.run();
+  report.step = result.step;
+  report.checkpoint = result.checkpoint;
+  report.is_complete = result.ended == training::Ended::kDone;
+  if (report.is_complete) {
+    const Path to = saving.export_path.empty() ? run / "export" : Path(saving.export_path);
+    exporter.write(to, trainer.ema(kStudent));
+    report.exports.push_back(to);
+  }
+  return report;
+}
+
+}  // namespace
+
+training::ExportOptions export_options(const Recipe& recipe, const std::string& role) {
+  const bool is_student = role == kStudent;
+  const bool is_few_step = is_student && recipe.method.kind == config::MethodKind::kDistill;
+  const config::RoleModel& model = recipe.models.at(role);
+  Json preset = Json::object();
+  if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {
+    preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
+  }
+  if (is_few_step) {
+    preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
+    preset["sampler"] = "dmd";
+    preset["flow_shift"] = model.flow_shift;
+    preset["steps"] = nullptr;
+    preset["guidance_scale"] = nullptr;
+  }
+  const config::Checkpoint& saving = recipe.training.checkpoint;
+  return {.base = layout::open_model_folder(model.init_from, {}).folder,
+          .to = {},
+          .class_name = is_few_step ? "WanDMDPipeline" : "",
+          .preset = preset.empty() ? "" : preset.dump(),
+          .dtype = saving.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16 : at::kFloat,
+          .limit_bytes = saving.export_limit_bytes};
+}
+
+}  // namespace fastwan::cli
+
+extern "C" {
+
+fastwan::config::TrainReport fastwan_train(const fastwan::cli::TrainCall& call) {
+  return fastwan::cli::train(call);
+}
+}

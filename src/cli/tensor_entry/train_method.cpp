@@ -1,0 +1,145 @@
+// The method of a training run, from its recipe.
+#include <utility>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "training/dmd/distill.h"
+#include "training/finetune.h"
+#include "training/role.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::Recipe;
+
+// State of losses and samples: fp32, fp64 where the networks compute in it.
+at::ScalarType state_type(const Recipe& recipe) {
+  return compute_type(recipe) == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+training::SparsityRamp ramp_of(const config::Vsa& vsa) {
+  const bool ramps = vsa.VSA_decay_interval_steps > 0;
+  return {.sparsity = vsa.sparsity,
+          .rate = ramps ? vsa.VSA_decay_rate : 0.0,
+          .interval = ramps ? vsa.VSA_decay_interval_steps : 1};
+}
+
+training::Role student_role(const Recipe& recipe,
+                            const std::shared_ptr<training::Network>& network) {
+  if (recipe.models.at("student").attention_backend != config::AttentionBackend::kVsa) {
+    return training::role_of(network);
+  }
+  return training::sparse_role_of(network,
+                                  recipe.training.vsa.topk_rule == config::TopkFormula::kUnpadded
+                                      ? ops::TopkRule::kUnpadded
+                                      : ops::TopkRule::kPadded);
+}
+
+training::TimestepLaw law_of(const Recipe& recipe) {
+  const config::ModelTraining& model = recipe.training.model;
+  training::Density density = training::Density::kUniform;
+  if (model.weighting_scheme == config::TimestepDensity::kLogitNormal) {
+    density = training::Density::kLogitNormal;
+  } else if (model.weighting_scheme == config::TimestepDensity::kMode) {
+    density = training::Density::kMode;
+  }
+  return {.density = density,
+          .logit_mean = model.logit_mean,
+          .logit_std = model.logit_std,
+          .mode_scale = model.mode_scale,
+          .shift = recipe.models.at("student").flow_shift,
+          .grid = model.timestep_grid};
+}
+
+std::unique_ptr<training::Method> finetune(const TrainContext& context,
+                                           const RoleNetworks& networks,
+                                           const TrainData& data) {
+  const Recipe& recipe = context.recipe;
+  return std::make_unique<training::Finetune>(
+      student_role(recipe, networks.at("student").network),
+      training::FinetuneOptions{.seed = static_cast<uint64_t>(recipe.training.data.seed),
+                                .law = law_of(recipe),
+                                .target = recipe.training.model.precondition_outputs
+                                              ? training::FlowTarget::kContent
+                                              : training::FlowTarget::kVelocity,
+                                .caption_dropout = recipe.training.data.training_cfg_rate,
+                                .unconditional = data.unconditional,
+                                .ramp = ramp_of(recipe.training.vsa),
+                                .state = state_type(recipe)});
+}
+
+training::dmd::StepLaw step_law(const Recipe& recipe) {
+  const config::Method& method = recipe.method;
+  training::dmd::StepLaw law{.num_steps = static_cast<int64_t>(method.dmd_denoising_steps.size())};
+  switch (method.k_scope) {
+    case config::KScope::kStep:
+      law.shared_slots = 0;
+      break;
+    case config::KScope::kGroup:
+      law.shared_slots = recipe.training.data.train_batch_size;
+      break;
+    case config::KScope::kSample:
+      law.shared_slots = 1;
+      law.block = method.k_block;
+      break;
+  }
+  return law;
+}
+
+std::unique_ptr<training::Method> distill(const TrainContext& context,
+                                          const RoleNetworks& networks,
+                                          const TrainData& data) {
+  const Recipe& recipe = context.recipe;
+  const config::Method& method = recipe.method;
+  std::vector<double> timesteps(method.dmd_denoising_steps.begin(),
+                                method.dmd_denoising_steps.end());
+  const double shift = recipe.models.at("student").flow_shift;
+  if (method.warp_denoising_step) {
+    timesteps = training::dmd::warped(timesteps, shift);
+  }
+  constexpr double kTimesteps = 1000;
+  return std::make_unique<training::dmd::Distill>(
+      training::dmd::DistillRoles{
+          .student = student_role(recipe, networks.at("student").network),
+          .critic = training::role_of(networks.at("critic").network),
+          .teacher = training::role_of(networks.at("teacher").network).velocity},
+      training::dmd::DistillOptions{.seed = static_cast<uint64_t>(recipe.training.data.seed),
+                                    .timesteps = timesteps,
+                                    .rollout = method.rollout_mode == config::RolloutMode::kSimulate
+                                                   ? training::dmd::Rollout::kSimulate
+                                                   : training::dmd::Rollout::kData,
+                                    .steps = step_law(recipe),
+                                    .score = {.shift = shift,
+                                              .lowest = kTimesteps * method.min_timestep_ratio,
+                                              .highest = kTimesteps * method.max_timestep_ratio},
+                                    .guidance_scale = method.real_score_guidance_scale,
+                                    .unconditional = data.unconditional,
+                                    .update_interval = method.generator_update_interval,
+                                    .critic_warmup = method.critic_warmup,
+                                    .ramp = ramp_of(recipe.training.vsa),
+                                    .non_finite = method.nan_policy == config::NanPolicy::kZero
+                                                      ? training::dmd::NonFinite::kZero
+                                                      : training::dmd::NonFinite::kStop,
+                                    .latent_shape = data.latent_shape,
+                                    .state = state_type(recipe)});
+}
+
+}  // namespace
+
+std::unique_ptr<training::Method> make_method(const TrainContext& context,
+                                              const RoleNetworks& networks,
+                                              const TrainData& data) {
+  switch (context.recipe.method.kind) {
+    case config::MethodKind::kFinetune:
+      return finetune(context, networks, data);
+    case config::MethodKind::kDistill:
+      return distill(context, networks, data);
+    default:
+      throw InvalidInput(Code::kUnsupportedMethod,
+                         str("method ", config::name_of(context.recipe.method.kind),
+                             " trains no flow network; it has an entry of its own"));
+  }
+}
+
+}  // namespace fastwan::cli

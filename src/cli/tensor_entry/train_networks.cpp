@@ -1,0 +1,147 @@
+// Networks of a training run.
+#include <map>
+#include <utility>
+
+#include <c10/core/GradMode.h>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "io/safetensors.h"
+#include "models/wan_dit.h"
+#include "ops/attention.h"
+#include "training/random_start.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::RoleModel;
+
+ops::TopkRule topk_rule(const config::Recipe& recipe) {
+  return recipe.training.vsa.topk_rule == config::TopkFormula::kUnpadded ? ops::TopkRule::kUnpadded
+                                                                         : ops::TopkRule::kPadded;
+}
+
+std::shared_ptr<const ops::Attention> attention_of(const config::Recipe& recipe,
+                                                   const RoleModel& model) {
+  if (model.attention_backend != config::AttentionBackend::kVsa) {
+    return std::make_shared<ops::FullAttention>();
+  }
+  const config::Vsa& vsa = recipe.training.vsa;
+  return std::make_shared<ops::VsaAttention>(
+      ops::Sparsity{.value = vsa.sparsity, .rule = topk_rule(recipe)}, vsa.coarse_branch);
+}
+
+training::Recompute recompute_of(const config::Recipe& recipe, const RoleModel& model) {
+  const auto wanted = model.enable_gradient_checkpointing_type == config::Recompute::kInherit
+                          ? recipe.training.model.enable_gradient_checkpointing_type
+                          : model.enable_gradient_checkpointing_type;
+  switch (wanted) {
+    case config::Recompute::kNone:
+      return training::Recompute::kNone;
+    case config::Recompute::kEveryN:
+      return training::Recompute::kEveryN;
+    default:
+      return training::Recompute::kFull;
+  }
+}
+
+training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& model) {
+  return {.rank = model.lora.rank,
+          .alpha = model.lora.alpha > 0 ? model.lora.alpha : static_cast<double>(model.lora.rank),
+          .trains_gates = model.attention_backend == config::AttentionBackend::kVsa,
+          .seed = static_cast<uint64_t>(recipe.training.data.seed)};
+}
+
+// The file's values where the network computes in bf16: its masters must not be rounded first.
+void copy_unrounded(training::Network& network, const models::WanDit& exact) {
+  std::map<std::string, at::Tensor> values;
+  for (const auto& parameter : exact.named_parameters()) {
+    values.emplace(parameter.key(), parameter.value());
+  }
+  network.units().initialise([&] {
+    const c10::NoGradGuard no_grad;
+    for (const auto& parameter : network.model().named_parameters()) {
+      if (const auto found = values.find(parameter.key()); found != values.end()) {
+        parameter.value().detach().copy_(found->second);
+      }
+    }
+  });
+}
+
+RoleNetwork make_network(const TrainContext& context,
+                         const std::string& role,
+                         const RoleModel& model) {
+  const config::Recipe& recipe = context.recipe;
+  RoleNetwork out{.folder = layout::open_model_folder(model.init_from, {})};
+  if (out.folder.transformer_2) {
+    throw InvalidInput(Code::kUnsupportedModel,
+                       str("models.", role, ".init_from ", model.init_from,
+                           " has two experts; training of one network at a time is what there is"));
+  }
+  const std::shared_ptr<const ops::Attention> attention = attention_of(recipe, model);
+  const models::RoundingProfile profile = training::training_profile(compute_type(recipe));
+  const bool is_random = model.init == config::WeightsInit::kRandom;
+  std::shared_ptr<models::WanDit> dit;
+  std::optional<io::WeightFiles> files;
+  if (is_random) {
+    layout::WanDitConfig config = out.folder.transformer_config;
+    config.is_gated = attention->wants_gate();
+    dit = std::make_shared<models::WanDit>(config, attention, profile, context.device);
+    training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed));
+  } else {
+    files = io::WeightFiles::open(out.folder.transformer);
+    dit = models::load_wan_dit(
+        out.folder.transformer_config, *files, attention,
+        {.profile = profile, .device = context.device, .on_note = context.on_note});
+    out.weights_digest = files->digest();
+  }
+  training::NetworkOptions options{.is_trainable = model.trainable,
+                                   .recompute = recompute_of(recipe, model),
+                                   .every_n = recipe.training.model.recompute_every_n,
+                                   .device = context.device};
+  if (model.lora.enable) {
+    out.lora = lora_of(recipe, model);
+    training::add_lora(*dit, *out.lora);
+    options.trains = training::lora_trains(*out.lora);
+  }
+  out.network = std::make_shared<training::Network>(dit, options, context.mesh);
+  if (model.trainable && compute_type(recipe) == at::kBFloat16 && !out.lora) {
+    if (is_random) {
+      out.network->units().initialise(
+          [&] { training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed)); });
+    } else {
+      const auto exact = models::load_wan_dit(
+          out.folder.transformer_config, *files, attention,
+          {.profile = models::RoundingProfile::fp32(), .device = at::kCPU, .on_note = {}});
+      copy_unrounded(*out.network, *exact);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+at::ScalarType compute_type(const config::Recipe& recipe) {
+  switch (recipe.training.compute_dtype) {
+    case config::ComputeDtype::kFp64:
+      return at::kDouble;
+    case config::ComputeDtype::kFp32:
+      return at::kFloat;
+    case config::ComputeDtype::kBf16:
+      break;
+  }
+  return at::kBFloat16;
+}
+
+RoleNetworks make_networks(const TrainContext& context) {
+  RoleNetworks networks;
+  for (const auto& [role, model] : context.recipe.models) {
+    context.watch.throw_if_stopped();
+    context.on_note(str("loading ", role, " from ", model.init_from));
+    networks.emplace(role, make_network(context, role, model));
+  }
+  return networks;
+}
+
+}  // namespace fastwan::cli
