@@ -35,6 +35,7 @@ constexpr std::array kCommands = {
             run_inspect},
     Command{"plan", nullptr, "memory and work of a request, without loading weights", run_plan},
     Command{"presets", nullptr, "defaults per model: list, show NAME", run_presets},
+    Command{"eval", nullptr, "videos measured against other videos: list, run", run_eval},
     Command{"doctor", nullptr, "checks this machine and names a remedy for each fault",
             run_doctor}};
 

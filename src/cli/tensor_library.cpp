@@ -54,6 +54,10 @@ std::vector<std::string> TensorLibrary::diff_checkpoints(const Path& a, const Pa
   return reinterpret_cast<DiffFunction>(symbol("fastwan_diff_checkpoints"))(a, b);
 }
 
+Json TensorLibrary::evaluate(const EvalCall& call) const {
+  return reinterpret_cast<EvaluateFunction>(symbol("fastwan_evaluate"))(call);
+}
+
 std::string TensorLibrary::probe() const {
   return reinterpret_cast<ProbeFunction>(symbol("fastwan_probe"))();
 }

@@ -64,10 +64,22 @@ struct TrainCall {
   const Watch& watch;
 };
 
+// One set of videos measured against another; see eval/run.h for what each means.
+struct EvalCall {
+  Path videos, reference, features, output;
+  std::vector<std::string> metrics;
+  double fps = 0;
+  std::string device = "auto";
+  const std::vector<Path>& media_roots;
+  const Watch& watch;
+  std::function<void(const std::string&)> on_note;
+};
+
 // The functions that libfastwan.so exports, by C name: fastwan_generate, fastwan_train,
-// fastwan_probe.
+// fastwan_evaluate, fastwan_probe.
 using GenerateFunction = GenerateReport (*)(const GenerateCall&);
 using TrainFunction = config::TrainReport (*)(const TrainCall&);
+using EvaluateFunction = Json (*)(const EvalCall&);
 using ProbeFunction = std::string (*)();  // torch version, devices: one line
 
 class TensorLibrary {
@@ -81,6 +93,7 @@ class TensorLibrary {
   config::TrainReport train(const TrainCall& call) const;
   void consolidate(const ConsolidateCall& call) const;
   std::vector<std::string> diff_checkpoints(const Path& a, const Path& b) const;
+  Json evaluate(const EvalCall& call) const;
   std::string probe() const;
 
  private:

@@ -1,0 +1,58 @@
+"""`fastwan eval`: folders of videos measured against each other, driven as a user does."""
+import json
+
+import numpy
+from safetensors.numpy import save_file
+
+from conftest import small
+
+
+def clip(seed, frames=5, size=32):
+    rng = numpy.random.default_rng(seed)
+    return rng.random((frames, 3, size, size), dtype=numpy.float32)
+
+
+def test_list_names_every_metric(fastwan):
+    run = fastwan("eval", "list", "--json")
+    assert run.status == 0, run
+    names = [metric["name"] for metric in json.loads(run.out)]
+    assert names[:3] == ["psnr", "ssim", "mse"] and "frechet" in names
+
+
+def test_run_measures_pairs_of_a_folder_and_writes_a_report(fastwan, tmp_path):
+    for folder, scale in (("a", 0.5), ("b", 1.0)):
+        (tmp_path / folder).mkdir()
+        for seed in (1, 2):
+            save_file({"frames": clip(seed) * numpy.float32(scale)}, tmp_path / folder / f"clip{seed}.safetensors")
+    run = fastwan("eval", "run", "--videos", "a", "--reference", "b", "--metrics", "mse,flicker", "-o", "out", "--json")
+    assert run.status == 0, run
+    document = json.loads(run.out)
+    wanted = numpy.mean([((clip(seed).astype(float) * 0.5) ** 2).mean() for seed in (1, 2)])
+    assert abs(document["metrics"]["mse"]["value"] - wanted) < 1e-6
+    assert [pair["name"] for pair in document["pairs"]] == ["clip1", "clip2"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]["mse"] == document["metrics"]["mse"]
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_run_reads_what_generate_writes(fastwan, tmp_path):
+    (tmp_path / "v").mkdir()
+    assert fastwan(*small("-o", tmp_path / "v" / "clip.mp4", "--save-frames", tmp_path / "clip.safetensors")).status == 0
+    (tmp_path / "r").mkdir()
+    (tmp_path / "clip.safetensors").rename(tmp_path / "r" / "clip.safetensors")
+    run = fastwan("eval", "run", "--videos", "v", "--reference", "r", "--metrics", "psnr,ssim", "--json")
+    assert run.status == 0, run
+    assert json.loads(run.out)["metrics"]["ssim"]["value"] > 0.5  # H.264 with half the chroma of a noisy picture
+
+
+def test_mistakes_have_codes(fastwan, tmp_path):
+    (tmp_path / "a").mkdir()
+    save_file({"frames": clip(1)}, tmp_path / "a" / "x.safetensors")
+    for words, status, message in (
+            (["eval"], 2, "list"), (["eval", "walk"], 2, "walk"), (["eval", "run"], 2, "--videos"),
+            (["eval", "run", "--videos", "a", "--reference", "none"], 4, "does not exist"),
+            (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "vmaf"], 2, "vmaf"),
+            (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "kid"], 2, "--features"),
+            (["eval", "run", "--videos", "a", "--reference", "a", "--fps", "-1"], 2, "--fps")):
+        run = fastwan(*words)
+        assert run.status == status and message in run.err, run
+        assert run.err.startswith("error["), run
