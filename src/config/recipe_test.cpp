@@ -128,6 +128,15 @@ TEST(Recipe, TheHashSeesEveryValue) {
   EXPECT_TRUE(names_a_lost_role);
 }
 
+TEST(Recipe, OnlyDistillationsDifferInTheCriticsSettings) {
+  Recipe before = parse(kDistill);
+  Recipe after = before;
+  after.method.fake_score_learning_rate = 0.5;
+  EXPECT_EQ(recipe_changes(before, after).size(), 1U);
+  before.method.kind = after.method.kind = MethodKind::kFinetune;
+  EXPECT_TRUE(recipe_changes(before, after).empty());
+}
+
 TEST(Recipe, SomeKeysLeaveTheWeightsAsTheyAre) {
   EXPECT_FALSE(affects_training("training.loop.max_seconds"));
   EXPECT_FALSE(affects_training("training.checkpoint.output_dir"));

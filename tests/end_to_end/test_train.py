@@ -1,0 +1,241 @@
+"""`fastwan train`, as a user drives it: loss, stop and resume, exports that generate and that diffusers loads."""
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import MODEL, PROMPT, Mp4, binary
+
+STEPS = 20
+
+RECIPE = """
+models:
+  student: {{_target_: wan, init_from: {model}, init: {init}, attention_backend: {attention}, flow_shift: 3.0}}
+{more_models}
+method:
+{method}
+training:
+  model_path: {model}
+  data:
+    source: shapes
+    shapes: {{seed: 3, count: 16}}
+    train_batch_size: 2
+    num_frames: 9
+    num_height: 32
+    num_width: 32
+    text_len: 32
+    seed: 5
+  optimizer: {{learning_rate: {rate}, lr_scheduler: constant}}
+  loop: {{max_train_steps: {steps}, gradient_accumulation_steps: 2}}
+  checkpoint: {{output_dir: run, training_state_checkpointing_steps: {every}}}
+  tracker: {{trackers: [jsonl, tensorboard]}}
+{vsa}
+  compute_dtype: fp32
+callbacks:
+  ema: {{decay: 0.9}}
+pipeline: {{negative_prompt: ""}}
+"""
+
+FINETUNE = dict(init="random", attention="dense", more_models="", method="  _target_: finetune", rate="2e-3", vsa="",
+                steps=STEPS, every=4)
+DISTILL = dict(
+    init="pretrained", attention="vsa", rate="1e-4", vsa="  vsa: {sparsity: 0.5}", steps=12, every=3,
+    more_models=f"  teacher: {{_target_: wan, init_from: {MODEL}, trainable: false, attention_backend: dense}}\n"
+                f"  critic: {{_target_: wan, init_from: {MODEL}, attention_backend: dense}}\n",
+    method="  _target_: distill\n  rollout_mode: simulate\n  generator_update_interval: 3\n"
+           "  dmd_denoising_steps: [1000, 757, 522]\n  real_score_guidance_scale: 3.5\n"
+           "  fake_score_learning_rate: 4e-4\n")
+
+
+def write_recipe(folder, settings, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {"model": MODEL, **settings, **changes}
+    (folder / "recipe.yaml").write_text(RECIPE.format(**values))
+
+
+def train(fastwan, folder, *extra, **options):
+    return fastwan("train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1", *extra,
+                   cwd=folder, **options)
+
+
+def manifest(folder, step):
+    return json.loads((folder / "run" / f"checkpoint-{step}" / "manifest.json").read_text())
+
+
+def state_digests(folder, step):
+    """What the checkpoint's weights, moments and averages hash to."""
+    return {f["name"]: f["sha256_tree"] for f in manifest(folder, step)["files"] if f["name"] != "config.yaml"}
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        for clock in ("step_time", "avg_step_time", "tokens_per_second", "mfu"):
+            line.pop(clock, None)
+    return lines
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """One uninterrupted finetune from random weights."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    write_recipe(folder, FINETUNE)
+    run = subprocess.run([str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"],
+                         cwd=folder, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_the_loss_is_finite_and_falls(finetuned):
+    lines = metrics(finetuned)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    losses = [line["train_loss"] for line in lines]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5]), losses
+    assert all(line["grad_norm"] > 0 and line["learning_rate"] == 2e-3 for line in lines)
+
+
+def test_the_run_tells_what_it_was(finetuned):
+    run = finetuned / "run"
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["seed"] == 5 and facts["environment"]["torch"].startswith("2.11")
+    assert (run / "config.yaml").read_text() == (run / f"checkpoint-{STEPS}" / "config.yaml").read_text()
+    assert (run / "negative.safetensors").exists()
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    assert sorted(p.name for p in run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-16", "checkpoint-20"]
+
+
+def test_a_stop_by_steps_and_one_by_signal_resume_to_the_same_bits(fastwan, finetuned, tmp_path):
+    write_recipe(tmp_path, FINETUNE)
+    first = train(fastwan, tmp_path, "--training.loop.max_train_steps=7")
+    assert first.status == 0, first
+    process = subprocess.Popen([str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"],
+                               cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while len(log.read_text().splitlines()) < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    process.wait(timeout=60)
+    assert process.returncode in (0, 75), process.stderr.read()
+    last = train(fastwan, tmp_path)
+    assert last.status == 0, last
+    assert state_digests(tmp_path, STEPS) == state_digests(finetuned, STEPS)
+    assert metrics(tmp_path) == metrics(finetuned)
+
+
+def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=2)
+    assert train(fastwan, tmp_path).status == 0
+    write_recipe(tmp_path, FINETUNE, steps=3, rate="1e-3")
+    refused = train(fastwan, tmp_path)
+    assert refused.status == 8 and "error[changed_run]" in refused.err, refused
+    assert "training.optimizer.learning_rate was 0.002, is 0.001" in refused.err
+    assert train(fastwan, tmp_path, "--allow-change", "training.optimizer.learning_rate").status == 0
+
+
+def kill_until_done(folder, kills, seed):
+    """Kills -9 at random moments, resumes, until `kills` have hit; then lets it finish."""
+    words = [str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"]
+    chance = random.Random(seed)
+    started = time.monotonic()
+    subprocess.run([*words, "--training.loop.max_train_steps=1"], cwd=folder, check=True, capture_output=True)
+    one = time.monotonic() - started
+    hits = 0
+    while hits < kills:
+        process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(one * chance.uniform(0.3, 2.0))
+        process.kill()
+        process.wait()
+        hits += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            break
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+    return hits
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled")
+    write_recipe(folder, DISTILL)
+    run = subprocess.run([str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"],
+                         cwd=folder, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+def test_a_killed_distillation_ends_as_the_uninterrupted_one(distilled, tmp_path):
+    write_recipe(tmp_path, DISTILL)
+    kill_until_done(tmp_path, kills=4, seed=1)
+    assert state_digests(tmp_path, 12) == state_digests(distilled, 12)
+    assert metrics(tmp_path) == metrics(distilled)
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_a_distillation(distilled, tmp_path):
+    hits = 0
+    for seed in range(40):
+        folder = tmp_path / str(seed)
+        write_recipe(folder, DISTILL)
+        hits += kill_until_done(folder, kills=8, seed=seed)
+        assert state_digests(folder, 12) == state_digests(distilled, 12), seed
+        if hits >= 50:
+            return
+    pytest.fail(f"only {hits} kills hit")
+
+
+def test_the_distilled_export_generates(fastwan, distilled, tmp_path):
+    export = distilled / "run" / "export"
+    assert json.loads((export / "model_index.json").read_text())["_class_name"] == "WanDMDPipeline"
+    run = fastwan("generate", "-m", export, "-p", PROMPT, "--seed", "1", "--size", "32x32", "--num-frames", "9",
+                  "-o", "a.mp4")
+    assert run.status == 0, run
+    assert Mp4(tmp_path / "a.mp4").frames == 9
+
+
+def test_diffusers_loads_the_export_with_the_trained_weights(finetuned):
+    from diffusers import WanTransformer3DModel
+    from safetensors.torch import load_file
+    folder = finetuned / "run" / "export" / "transformer"
+    model = WanTransformer3DModel.from_pretrained(folder)
+    stored = load_file(folder / "diffusion_pytorch_model.safetensors")
+    loaded = model.state_dict()
+    assert set(stored) == set(loaded)
+    assert all((loaded[name] == value).all() for name, value in stored.items())
+
+
+def test_ckpt_consolidates_and_compares(fastwan, finetuned, tmp_path):
+    run = finetuned / "run"
+    made = fastwan("ckpt", "consolidate", run / "checkpoint-20", "-o", "out")
+    assert made.status == 0, made
+    for name in ("transformer/diffusion_pytorch_model.safetensors", "transformer/config.json", "model_index.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (run / "export" / name).read_bytes(), name
+    raw = fastwan("ckpt", "consolidate", run / "checkpoint-20", "-o", "raw", "--raw", "--dtype", "bf16")
+    assert raw.status == 0, raw
+    assert ((tmp_path / "raw/transformer/diffusion_pytorch_model.safetensors").stat().st_size
+            < (run / "export/transformer/diffusion_pytorch_model.safetensors").stat().st_size)
+    same = fastwan("ckpt", "diff", run / "checkpoint-20", run / "checkpoint-20")
+    assert same.status == 0 and same.out == "", same
+    other = fastwan("ckpt", "diff", run / "checkpoint-20", run / "checkpoint-16")
+    assert other.status == 1 and "student/" in other.out, other
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=8)
+    assert train(fastwan, tmp_path).status == 0
+    broken = tmp_path / "run" / "checkpoint-8" / "state-0-0.safetensors"
+    with open(broken, "r+b") as file:
+        file.seek(broken.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    refused = train(fastwan, tmp_path, "--resume", "run/checkpoint-8")
+    assert refused.status == 3 and "error[bad_checkpoint]" in refused.err and "state-0-0" in refused.err, refused
+    again = train(fastwan, tmp_path)
+    assert again.status == 0 and "passed over" in again.err and "checkpoint-4" in again.err, again
