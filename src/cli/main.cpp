@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/preprocess.h"
 #include "cli/version.h"
 
 namespace fastwan::cli {
@@ -31,6 +32,8 @@ constexpr std::array kCommands = {
     Command{"finetune", nullptr, "train --method finetune", run_finetune},
     Command{"distill", nullptr, "train --method distill", run_distill},
     Command{"ckpt", nullptr, "checkpoints of a training run: consolidate, diff", run_ckpt},
+    Command{"preprocess", nullptr,
+            "clips or prompts to training rows; synth, inspect, verify, decode", run_preprocess},
     Command{"inspect", "metadata", "what is in a model folder, a weights file or a video",
             run_inspect},
     Command{"plan", nullptr, "memory and work of a request, without loading weights", run_plan},

@@ -4,22 +4,19 @@
 #include <iterator>
 #include <optional>
 #include <set>
-#include <thread>
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/text.h"
 #include "models/checkpoint.h"
+#include "pipelines/component_options.h"
 #include "pipelines/components.h"
 #include "pipelines/decode.h"
 #include "pipelines/denoise.h"
-#include "pipelines/device.h"
 #include "pipelines/embeddings.h"
 #include "pipelines/first_frame.h"
-#include "pipelines/memory_plan.h"
 #include "pipelines/noise_file.h"
 #include "pipelines/stage_clock.h"
 #include "pipelines/tensor_file.h"
@@ -44,39 +41,6 @@ std::optional<io::Ffmpeg> open_if_needed(const config::Generate& settings,
     return io::open_ffmpeg(venvs);
   }
   return std::nullopt;
-}
-
-void set_threads(const config::Generate& settings) {
-  const int64_t wanted = *settings.threads > 0
-                             ? *settings.threads
-                             : static_cast<int64_t>(std::thread::hardware_concurrency());
-  at::set_num_threads(static_cast<int>(std::max<int64_t>(1, wanted)));
-}
-
-ComponentOptions choose_options(const config::Generate& settings,
-                                const layout::ModelFolder& model,
-                                const Note& on_note) {
-  set_threads(settings);
-  ComponentOptions out;
-  out.on_note = on_note;
-  out.device = resolve_device(*settings.device);
-  out.types = choose_precisions(settings, out.device);
-  out.is_sparse = *settings.attention_backend == config::AttentionBackend::kVsa;
-  out.is_gated = out.is_sparse && models::has_gates(io::WeightFiles::open(model.transformer));
-  out.offload = *settings.offload;
-  if (out.offload == config::Offload::kAuto) {
-    const layout::LatentSize latent =
-        layout::latent_size(model, *settings.num_frames, *settings.height, *settings.width);
-    out.offload = choose_offload(weight_bytes(model, out.is_gated, out.types),
-                                 activation_bytes(model, latent, out.types),
-                                 free_memory_bytes(out.device), out.device.is_cpu());
-  }
-  if (out.offload == config::Offload::kLayer && out.device.is_cpu()) {
-    on_note(
-        "--offload layer does nothing on the CPU, where the weights are in host memory already");
-    out.offload = config::Offload::kNone;
-  }
-  return out;
 }
 
 std::string digest_of(const at::Tensor& latents) {
@@ -108,7 +72,7 @@ struct TextToVideo::Impl {
         model(folder),
         ffmpeg(std::move(program)),
         on_note(std::move(note)),
-        components(given, folder, choose_options(given, folder, on_note)) {}
+        components(given, folder, component_options(given, folder, on_note)) {}
 
   TextEmbeddings text_of(const std::string& prompt, const Watch& watch);
   at::Tensor first_frame(const Watch& watch);

@@ -1,0 +1,294 @@
+#include "cli/preprocess_rows.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <set>
+
+#include <CLI/CLI.hpp>
+
+#include "base/check.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/shape.h"
+#include "base/text.h"
+#include "cli/library_function.h"
+#include "cli/options.h"
+#include "cli/preprocess_call.h"
+#include "cli/progress.h"
+#include "cli/request.h"
+#include "cli/signals.h"
+#include "cli/table.h"
+#include "cli/tensor_library.h"
+#include "io/parquet.h"
+
+namespace fastwan::cli {
+namespace {
+
+constexpr std::size_t kMaxListed = 10;
+
+// Every column of every schema; a file has some of them.
+std::vector<io::Column> all_columns() {
+  std::vector<io::Column> columns;
+  std::set<std::string> names;
+  for (const auto schema :
+       {io::RowSchema::kI2v, io::RowSchema::kTextOnly, io::RowSchema::kOdeTrajectoryTextOnly}) {
+    for (io::Column column : io::columns_of(schema)) {
+      column.is_required = false;
+      if (names.insert(column.name).second) {
+        columns.push_back(std::move(column));
+      }
+    }
+  }
+  return columns;
+}
+
+std::string describe(const io::Cell& cell) {
+  if (const auto* tensor = std::get_if<io::TensorCell>(&cell)) {
+    return str(io::word_of(tensor->dtype), " ", format_shape(tensor->shape));
+  }
+  if (const auto* text = std::get_if<std::string>(&cell)) {
+    return escape_control(*text);
+  }
+  if (const auto* integer = std::get_if<int64_t>(&cell)) {
+    return str(*integer);
+  }
+  if (const auto* real = std::get_if<double>(&cell)) {
+    return format_number(*real);
+  }
+  return "(none)";
+}
+
+template <class Word>
+bool any_all_ones_exponent(const std::string& bytes, Word mask) {
+  for (std::size_t at = 0; at + sizeof(Word) <= bytes.size(); at += sizeof(Word)) {
+    Word word = 0;
+    std::memcpy(&word, bytes.data() + at, sizeof(Word));
+    if ((word & mask) == mask) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// NaN and infinity have an exponent of ones alone.
+bool holds_non_finite(const io::TensorCell& tensor) {
+  switch (tensor.dtype) {
+    case io::Dtype::kF32:
+      return any_all_ones_exponent<uint32_t>(tensor.bytes, 0x7F800000U);
+    case io::Dtype::kF16:
+      return any_all_ones_exponent<uint16_t>(tensor.bytes, 0x7C00U);
+    case io::Dtype::kBf16:
+      return any_all_ones_exponent<uint16_t>(tensor.bytes, 0x7F80U);
+    case io::Dtype::kF64:
+      return any_all_ones_exponent<uint64_t>(tensor.bytes, 0x7FF0000000000000U);
+    default:
+      return false;
+  }
+}
+
+// Collects what is wrong; the first few are told.
+class Problems {
+ public:
+  void add(std::string problem) {
+    ++count_;
+    if (listed_.size() < kMaxListed) {
+      listed_.push_back(std::move(problem));
+    }
+  }
+  int64_t count() const { return count_; }
+  const std::vector<std::string>& listed() const { return listed_; }
+
+ private:
+  int64_t count_ = 0;
+  std::vector<std::string> listed_;
+};
+
+void verify_row(const io::Row& row,
+                const std::string& place,
+                std::map<std::string, std::string>& ids,
+                std::map<std::string, std::vector<int64_t>>& shapes,
+                Problems& problems) {
+  const auto id = row.find("id");
+  const auto* text = id == row.end() ? nullptr : std::get_if<std::string>(&id->second);
+  if (text == nullptr || text->empty()) {
+    problems.add(str(place, ": has no id"));
+  } else if (const auto [first, is_new] = ids.emplace(*text, place); !is_new) {
+    problems.add(
+        str(place, ": the id ", escape_control(*text), " comes at ", first->second, " already"));
+  }
+  for (const auto& [name, cell] : row) {
+    const auto* tensor = std::get_if<io::TensorCell>(&cell);
+    if (tensor == nullptr) {
+      if (name == "vae_latent" || name == "text_embedding") {
+        problems.add(str(place, ": ", name, " is empty"));
+      }
+      continue;
+    }
+    if (holds_non_finite(*tensor)) {
+      problems.add(str(place, ": ", name, " holds NaN or infinity"));
+    }
+    if (name == "vae_latent") {
+      const auto [first, is_new] = shapes.emplace(name, tensor->shape);
+      if (!is_new && first->second != tensor->shape) {
+        problems.add(str(place, ": ", name, " is ", format_shape(tensor->shape), ", the first is ",
+                         format_shape(first->second)));
+      }
+    }
+  }
+}
+
+// Size and checksum of the files that manifests list.
+void verify_manifests(const std::vector<Path>& files, Problems& problems) {
+  std::set<Path> folders;
+  for (const Path& file : files) {
+    folders.insert(file.parent_path());
+  }
+  for (const Path& folder : folders) {
+    const Path manifest = folder / "manifest.json";
+    if (!std::filesystem::exists(manifest)) {
+      continue;
+    }
+    const std::string where = escape_control(manifest.string());
+    const Json document = read_json_file(manifest.string());
+    if (!json_get<bool>(document, "finished", where)) {
+      problems.add(str(where, ": the shard is not finished; run the same command again"));
+    }
+    for (const Json& entry : document.at("files")) {
+      const Path file = folder / json_get<std::string>(entry, "name", where);
+      if (!std::filesystem::exists(file)) {
+        problems.add(str(escape_control(file.string()), ": is listed and missing"));
+      } else if (sha256_file(file) != json_get<std::string>(entry, "sha256", where)) {
+        problems.add(str(escape_control(file.string()), ": its sha256 is not the listed one"));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int inspect_rows(const std::vector<std::string>& words) {
+  CLI::App app("What Parquet files of training rows hold", "preprocess inspect");
+  std::string path;
+  int64_t row = 0;
+  bool json = false;
+  app.add_option("path", path, "folder or file")->required();
+  app.add_option("--row", row, "the row to show");
+  app.add_flag("--json", json, "as one JSON document");
+  if (!parse(app, prepare(words).words)) {
+    return 0;
+  }
+  const std::vector<Path> files = io::parquet_files(path);
+  const auto rows = io::open_rows(files, {.columns = all_columns(), .cache_bytes = 0});
+  Json document = {{"files", files.size()}, {"rows", rows->rows()}};
+  if (rows->rows() > 0) {
+    if (row < 0 || row >= rows->rows()) {
+      throw InvalidInput(Code::kBadValue,
+                         str("--row must be in 0 to ", rows->rows() - 1, ", got ", row));
+    }
+    document["row"] = rows->place(row);
+    document["columns"] = Json::object();
+    for (const auto& [name, cell] : rows->read(row)) {
+      document["columns"][name] = describe(cell);
+    }
+  }
+  if (json) {
+    std::fputs((dump_json(document) + "\n").c_str(), stdout);
+    return 0;
+  }
+  Table table;
+  table.add({"files", str(files.size())});
+  table.add({"rows", str(rows->rows())});
+  if (document.contains("row")) {
+    table.add({"shown", document["row"].get<std::string>()});
+    for (const auto& [name, text] : document["columns"].items()) {
+      table.add({name, text.get<std::string>()});
+    }
+  }
+  std::fputs(table.text().c_str(), stdout);
+  return 0;
+}
+
+int verify_rows(const std::vector<std::string>& words) {
+  CLI::App app("Reads and checks every training row", "preprocess verify");
+  std::string path;
+  bool json = false;
+  app.add_option("path", path, "folder or file")->required();
+  app.add_flag("--json", json, "as one JSON document");
+  if (!parse(app, prepare(words).words)) {
+    return 0;
+  }
+  const std::vector<Path> files = io::parquet_files(path);
+  const auto rows = io::open_rows(files, {.columns = all_columns()});
+  Problems problems;
+  verify_manifests(files, problems);
+  std::map<std::string, std::string> ids;
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (int64_t i = 0; i < rows->rows(); ++i) {
+    try {
+      verify_row(rows->read(i), rows->place(i), ids, shapes, problems);
+    } catch (const InvalidInput& error) {
+      problems.add(error.what());
+    }
+  }
+  if (json) {
+    const Json document = {{"files", files.size()},
+                           {"rows", rows->rows()},
+                           {"problems", problems.count()},
+                           {"listed", problems.listed()}};
+    std::fputs((dump_json(document) + "\n").c_str(), stdout);
+  } else if (problems.count() == 0) {
+    std::fputs(str(rows->rows(), " rows in ", files.size(), " files are whole\n").c_str(), stdout);
+  }
+  if (problems.count() > 0) {
+    throw InvalidInput(
+        Code::kBadDataset,
+        str(problems.count(), " problems: ", join_first(problems.listed(), kMaxListed)));
+  }
+  return 0;
+}
+
+int decode_rows(const Program& program, const std::vector<std::string>& words) {
+  CLI::App app("Stored latents to mp4 files, to look at", "preprocess decode");
+  std::string path, model_path, out, device = "auto";
+  int64_t row = 0, count = 1, fps = 0;
+  app.add_option("path", path, "folder or file of rows")->required();
+  app.add_option("-m,--model-path", model_path, "model whose VAE made them");
+  app.add_option("-o,--out", out, "folder for row_<number>.mp4");
+  app.add_option("--row", row, "the first");
+  app.add_option("--count", count, "how many");
+  app.add_option("--fps", fps, "default: the model's");
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:i");
+  if (!parse(app, prepare(words).words)) {
+    return 0;
+  }
+  if (out.empty()) {
+    throw InvalidInput(Code::kUsage, "--out is missing");
+  }
+  config::Generate settings;
+  settings.model_path.set(model_path, config::Origin::kFlag);
+  const layout::ModelFolder model = open_model(settings);
+  resolve_request(settings, model);
+  check_device(device);
+  require_writable_folder(out);
+  const std::vector<Path> venvs = venvs_of(program);
+  const StopOnSignal stop;
+  const Watch watch{stop.token(), {}};
+  const TensorLibrary library(program);
+  library_function<DecodeRowsFunction>(library, "fastwan_decode_rows")(
+      {.model = model,
+       .rows = path,
+       .first = row,
+       .count = count,
+       .output = out,
+       .fps = fps == 0 ? *settings.fps : fps,
+       .device = device,
+       .media_roots = venvs,
+       .watch = watch,
+       .on_video = [](const Path& video) { std::fputs((video.string() + "\n").c_str(), stdout); }});
+  return 0;
+}
+
+}  // namespace fastwan::cli

@@ -1,0 +1,197 @@
+"""Clips and prompts to training rows, through the program."""
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import time
+
+import numpy
+import pyarrow.parquet
+import pytest
+from conftest import MODEL, binary, ffmpeg
+
+SIZE = ["--num-frames", "5", "--max-height", "32", "--max-width", "32", "--train-fps", "8"]
+
+
+def make_clip(path, number, frames=9, fps=8, size="48x36"):
+    """A clip of a colour and a moving bar of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = f"color=c=#{40 + 15 * number:02x}{200 - 12 * number:02x}60:s={size}:r={fps}:d={frames / fps}"
+    subprocess.run([ffmpeg(), "-v", "error", "-f", "lavfi", "-i", source, "-vf",
+                    f"drawbox=x=mod(t*24\\,30):y={number % 20}:w=8:h=10:color=white:t=fill", "-frames:v", str(frames),
+                    "-pix_fmt", "yuv420p", "-y", str(path)], check=True)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A merged folder of seven clips."""
+    entries = []
+    for i in range(7):
+        name = f"{'sub/' if i % 2 else ''}clip{i}.{'webm' if i == 3 else 'mp4'}"
+        make_clip(tmp_path / "set" / "videos" / name, i)
+        entries.append({"path": name, "cap": [f"a small red circle number {i}", "unused"]})
+    (tmp_path / "set" / "videos2caption.json").write_text(json.dumps(entries))
+    return tmp_path / "set"
+
+
+def words(out, *extra, path="set", kind="merged", task="t2v"):
+    return ["preprocess", "-m", MODEL, "--dataset-path", path, "--dataset-type", kind, "--task", task,
+            "--dataset-output-dir", out, *(SIZE if task != "text_only" else []), *extra]
+
+
+def rows_in(folder):
+    files = sorted(pathlib.Path(folder).rglob("*.parquet"))
+    return [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+
+def array(row, name):
+    return numpy.frombuffer(row[f"{name}_bytes"], row[f"{name}_dtype"]).reshape(row[f"{name}_shape"])
+
+
+def test_a_folder_of_clips_becomes_rows_that_pyarrow_reads(fastwan, tmp_path, clips):
+    run = fastwan(*words("out", "--samples-per-file", "3", "--json"))
+    assert run.status == 0, run
+    report = json.loads(run.out)
+    folder = pathlib.Path(report["path"])
+    assert (report["rows"], report["inputs"], report["left_out"]) == (7, 7, {})
+    assert sorted(p.name for p in (tmp_path / folder).iterdir()) == [
+        "data_chunk_00000.parquet", "data_chunk_00001.parquet", "data_chunk_00002.parquet", "manifest.json"]
+    rows = rows_in(tmp_path / folder)
+    assert [row["id"] for row in rows] == [f"{'sub/' if i % 2 else ''}clip{i}" for i in range(7)]
+    for i, row in enumerate(rows):
+        latents, text = array(row, "vae_latent"), array(row, "text_embedding")
+        assert latents.shape[1] == 2 == row["num_frames"] and latents.dtype == numpy.float32
+        assert numpy.isfinite(latents).all() and latents.std() > 0
+        assert text.ndim == 2 and 1 < text.shape[0] < 32 and numpy.isfinite(text).all()
+        assert row["caption"] == f"a small red circle number {i}"
+        assert (row["width"], row["height"], row["fps"], row["duration_sec"]) == (32, 32, 8.0, 5 / 8)
+        assert row["media_type"] == "video" and row["file_name"].startswith(f"clip{i}.")
+    assert not numpy.array_equal(array(rows[0], "vae_latent"), array(rows[1], "vae_latent"))
+    verified = fastwan("preprocess", "verify", "out")
+    assert verified.status == 0 and "7 rows in 3 files" in verified.out, verified
+    decoded = fastwan("preprocess", "decode", "out", "-m", MODEL, "-o", "look", "--row", "2", "--count", "2")
+    assert decoded.status == 0, decoded
+    assert [pathlib.Path(line).name for line in decoded.out.split()] == ["row_2.mp4", "row_3.mp4"]
+    assert (tmp_path / "look" / "row_3.mp4").stat().st_size > 500
+
+
+def test_shards_together_give_the_rows_of_one_run(fastwan, tmp_path, clips):
+    assert fastwan(*words("one", "--do-temporal-sample")).status == 0
+    for shard in range(3):
+        run = fastwan(*words("three", "--do-temporal-sample", "--preprocess.shard", f"{shard}/3"))
+        assert run.status == 0, run
+    assert sorted(p.name for p in (tmp_path / "three/combined_parquet_dataset").iterdir()) == [
+        "worker_0", "worker_1", "worker_2"]
+    assert rows_in(tmp_path / "three") == rows_in(tmp_path / "one")
+
+
+def test_a_killed_run_goes_on_and_each_id_comes_once(fastwan, tmp_path, clips):
+    expected = fastwan(*words("whole", "--samples-per-file", "2"))
+    assert expected.status == 0, expected
+    chance = random.Random(3)
+    environment = {name: value for name, value in os.environ.items() if name != "FASTWAN_BIN"}
+    command = [str(w) for w in [binary(), *words("killed", "--samples-per-file", "2")]]
+    kills = 0
+    for _ in range(12):
+        process = subprocess.Popen(command, cwd=tmp_path, env={**environment, "CI": "1"}, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        try:
+            process.wait(timeout=chance.uniform(0.6, 2.5))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    last = fastwan(*words("killed", "--samples-per-file", "2", "--json"))
+    assert last.status == 0, last
+    assert kills > 0, "the run was over before it could be killed"
+    assert rows_in(tmp_path / "killed") == rows_in(tmp_path / "whole")
+    assert json.loads(last.out)["rows"] == 7
+    names = {p.name for p in (tmp_path / "killed/combined_parquet_dataset/worker_0").iterdir()}
+    assert names == {"manifest.json", *(f"data_chunk_0000{n}.parquet" for n in range(4))}
+    before = time.monotonic()
+    again = fastwan(*words("killed", "--samples-per-file", "2", "--json"))
+    assert json.loads(again.out)["rows_found"] == 7, again
+    assert time.monotonic() - before < 60
+    other = fastwan(*words("killed", "--samples-per-file", "2", "--seed", "5"))
+    assert other.status == 8 and "error[exists]" in other.err, other
+
+
+def test_what_is_left_out_is_counted_and_a_bad_clip_stops_or_is_skipped(fastwan, tmp_path, clips):
+    make_clip(clips / "videos" / "short.mp4", 1, frames=3)
+    make_clip(clips / "videos" / "long.mp4", 1, frames=40)
+    (clips / "videos" / "bad.mp4").write_bytes(b"no video at all")
+    entries = [{"path": "short.mp4", "cap": "x"}, {"path": "long.mp4", "cap": "x"}, {"path": "bad.mp4", "cap": "x"},
+               {"path": "clip0.mp4", "cap": []}, {"path": "gone.mp4", "cap": "x"}, {"path": "clip2.mp4", "cap": "x"}]
+    (clips / "videos2caption.json").write_text(json.dumps(entries))
+    stopped = fastwan(*words("out", "--video-length-tolerance-range", "5"))
+    assert stopped.status == 3 and "error[bad_media]" in stopped.err and "bad.mp4" in stopped.err, stopped
+    skipped = fastwan(*words("out", "--video-length-tolerance-range", "5", "--on-bad-row", "skip", "--json"))
+    assert skipped.status == 0, skipped
+    report = json.loads(skipped.out)
+    assert report["rows"] == 1
+    assert report["left_out"] == {"bad_media": 1, "no caption": 1, "not_found": 1, "too long": 1, "too short": 1}
+    limited = fastwan(*words("other", "--video-length-tolerance-range", "5", "--on-bad-row", "skip",
+                             "--max-bad-rows", "2"))
+    assert limited.status == 3 and "error[bad_dataset]" in limited.err, limited
+
+
+def test_jsonl_i2v_and_prompts_alone(fastwan, tmp_path, clips):
+    lines = [json.dumps({"video": f"set/videos/clip{i}.mp4", "caption": f"circle {i}"}) for i in (0, 2)]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    run = fastwan(*words("i2v", path="list.jsonl", kind="jsonl", task="i2v"))
+    assert run.status == 0, run
+    rows = rows_in(tmp_path / "i2v")
+    assert array(rows[0], "pil_image").shape == (32, 32, 3)
+    assert array(rows[0], "first_frame_latent").shape == array(rows[0], "vae_latent").shape
+    assert rows[0]["clip_feature_bytes"] == b""
+    (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
+    run = fastwan(*words("text", path="prompts.txt", kind="text", task="text_only"))
+    assert run.status == 0, run
+    texts = rows_in(tmp_path / "text")
+    assert [(row["id"], row["caption"]) for row in texts] == [("prompt-0", "a red circle"), ("prompt-1", "a blue square")]
+    shapes = {tuple(row["text_embedding_shape"]) for row in texts}
+    assert len(shapes) == 1
+    padded = array(texts[0], "text_embedding")
+    assert (padded[-1] == 0).all() and (padded[0] != 0).any()
+
+
+def test_synth_does_not_depend_on_the_number_of_shards_and_resumes(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"a red circle {i}\n" for i in range(5)))
+    base = ["preprocess", "synth", "--teacher", MODEL, "--prompts", "prompts.txt", "--seed", "11", "--num-frames", "5",
+            "--height", "32", "--width", "32"]
+    assert fastwan(*base, "--out", "one", "--samples-per-file", "2").status == 0
+    for shard in range(2):
+        run = fastwan(*base, "--out", "two", "--shard", f"{shard}/2")
+        assert run.status == 0, run
+    one, two = rows_in(tmp_path / "one"), rows_in(tmp_path / "two")
+    assert [row["id"] for row in one] == [f"prompt-{i}" for i in range(5)]
+    assert one == two
+    assert len({row["vae_latent_bytes"] for row in one}) == 5
+    again = fastwan(*base, "--out", "one", "--samples-per-file", "2", "--json")
+    assert json.loads(again.out)["rows_found"] == 5, again
+    other = fastwan(*base, "--out", "one", "--samples-per-file", "2", "--VSA-sparsity", "0.25")
+    assert other.status == 8, other
+
+
+BAD = [
+    (words("out", "--shard", "2/2"), "bad_value", "--shard"),
+    (words("out", path="set", task="i2v")[:-8] + ["--num-frames", "8"], "bad_value", "--num-frames"),
+    (words("out", task="t3v"), "bad_value", "--task"),
+    (words("out", kind="text"), "conflict", "text_only"),
+    (words("out", path="absent"), "not_found", "absent"),
+    (words("out", "--drop-short-ratio", "1.5"), "bad_value", "--drop-short-ratio"),
+    (["preprocess", "inspect", "absent"], "not_found", "absent"),
+    (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt"], "usage", "--out"),
+]
+
+
+@pytest.mark.parametrize("arguments,code,part", BAD, ids=[f"{code}-{part}" for _, code, part in BAD])
+def test_bad_usage_of_preprocess(fastwan, tmp_path, arguments, code, part):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "videos2caption.json").write_text('[{"path": "a.mp4", "cap": "a"}]')
+    run = fastwan(*arguments)
+    assert f"error[{code}]" in run.err and part in run.err, run
+    assert run.status in (2, 3, 4), run
