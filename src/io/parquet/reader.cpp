@@ -182,6 +182,18 @@ void check_group(const parquet::RowGroupMetaData& group,
   }
 }
 
+// Whether values are left. Arrow says no at each page that holds none, and writers leave such pages
+// where a dictionary overflows: it is asked again.
+bool has_more(parquet::ColumnReader& reader) {
+  constexpr int kMaxEmptyPages = 16;  // in a row
+  for (int i = 0; i < kMaxEmptyPages; ++i) {
+    if (reader.HasNext()) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // One column of one row group. Lists give all values of a row, the others one or none.
 template <class ParquetType, class Take>
 void read_leaf(parquet::ColumnReader& reader, int64_t skip, int64_t rows, const Take& take) {
@@ -191,11 +203,14 @@ void read_leaf(parquet::ColumnReader& reader, int64_t skip, int64_t rows, const 
   const bool is_list = typed.descr()->max_repetition_level() > 0;
   std::array<int16_t, kBatch> definition{}, repetition{};
   std::array<Value, kBatch> values{};
-  if (skip > 0 && typed.Skip(skip) != skip) {
-    throw parquet::ParquetException("the column ends before the row");
+  while (skip > 0) {
+    if (!has_more(reader)) {
+      throw parquet::ParquetException("the column ends before the row");
+    }
+    skip -= typed.Skip(skip);
   }
   int64_t row = -1;
-  while (is_list ? typed.HasNext() : row + 1 < rows) {
+  while ((is_list || row + 1 < rows) && has_more(reader)) {
     int64_t num_values = 0;
     const int64_t wanted = is_list ? kBatch : std::min(kBatch, rows - row - 1);
     const int64_t levels =
