@@ -15,6 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = pathlib.Path(__file__).with_name("peers.py")
 MODEL = ROOT / "models" / "tiny-shapes"
 CASES = ["dit_block", "vae_decode", "pipeline", "vsa_kernel", "vsa_op", "vsa_op_all_tiles"]
+DEFAULT_CASES = CASES[:3]  # against diffusers; the others take ten minutes more
+RESULTS = pathlib.Path(__file__).with_name("results")
 PROMPT = "a small red circle moves slowly to the upper left on a plain background"
 
 
@@ -31,7 +33,10 @@ class Side:
     def once(self):
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
-        seconds, cpu_seconds, peak = self.process.stdout.readline().split()
+        line = self.process.stdout.readline()
+        if len(line.split()) != 3:
+            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}, its last line was {line!r}")
+        seconds, cpu_seconds, peak = line.split()
         return float(seconds), float(cpu_seconds), int(peak)
 
     def close(self):
@@ -40,21 +45,32 @@ class Side:
 
 
 def summary(turns):
-    """Of (seconds, cpu_seconds, peak_bytes) a turn."""
+    """Of (seconds, cpu_seconds, peak_bytes) a turn. The spread is that of the middle half, over the median."""
     seconds, cpu_seconds, peaks = zip(*turns)
-    return {"median_s": statistics.median(seconds), "min_s": min(seconds), "max_s": max(seconds), "runs": len(turns),
-            "cpu_median_s": statistics.median(cpu_seconds), "peak_bytes": max(peaks)}
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else seconds * 3
+    return {"median_s": median, "min_s": min(seconds), "max_s": max(seconds), "spread": (high - low) / median,
+            "runs": len(turns), "cpu_median_s": statistics.median(cpu_seconds), "peak_bytes": max(peaks)}
 
 
 def compare(case, bench, runs, threads):
-    ours = Side([bench, "--serve", case, "--threads", str(threads)], threads)
-    peer = Side([sys.executable, str(PEERS), "--serve", case, "--threads", str(threads)], threads)
-    for side in (ours, peer):
-        side.once()  # warm-up
-    turns = [(ours.once(), peer.once()) for _ in range(runs)]
-    ours.close()
-    peer.close()
-    return report(case, turns)
+    sides = []
+    try:
+        for command in ([bench, "--serve", case], [sys.executable, str(PEERS), "--serve", case]):
+            sides.append(Side([*command, "--threads", str(threads)], threads))
+        turns = []
+        for turn in range(runs + 1):
+            turns.append([side.once() for side in sides])
+            tell(case, turn, runs, turns[-1])
+    finally:
+        for side in sides:
+            side.close()
+    return report(case, turns[1:])  # the first turn warms up
+
+
+def tell(case, turn, runs, sides):
+    ours, theirs = (seconds for seconds, _, _ in sides)
+    name = f"run {turn} of {runs}" if turn else "warm-up"
+    print(f"{case}: {name}: ours {ours:.3f} s, theirs {theirs:.3f} s", file=sys.stderr, flush=True)
 
 
 def report(case, turns):
@@ -62,6 +78,7 @@ def report(case, turns):
     library = "torch 2.11.0 scaled_dot_product_attention, dense" if case.startswith("vsa") else "diffusers 0.42.1"
     return {"case": case, "peer": library, "ours": ours, "theirs": peer,
             "speed_ratio": peer["median_s"] / ours["median_s"],
+            "speed_ratio_by_turn": statistics.median(p[0] / o[0] for o, p in turns),
             "cpu_ratio": peer["cpu_median_s"] / ours["cpu_median_s"],
             "memory_ratio": ours["peak_bytes"] / peer["peak_bytes"]}
 
@@ -83,7 +100,10 @@ def compare_pipeline(binary, runs, threads):
         commands = ([binary, "generate", "-m", str(MODEL), "-p", PROMPT, "--seed", "7", "--threads", str(threads), "--overwrite",
                      "-o", f"{folder}/ours.mp4"],
                     [sys.executable, str(PEERS), "--pipeline", str(MODEL), PROMPT, f"{folder}/theirs.mp4", "--threads", str(threads)])
-        turns = [[timed_process(command, threads) for command in commands] for _ in range(runs + 1)]
+        turns = []
+        for turn in range(runs + 1):
+            turns.append([timed_process(command, threads) for command in commands])
+            tell("pipeline", turn, runs, turns[-1])
     return report("pipeline", turns[1:])  # the first turn warms the file cache
 
 
@@ -97,20 +117,26 @@ def cpu_name():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bin", default=str(ROOT / "build" / "release" / "bin"), help="folder of fastwan and fastwan-bench")
-    parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--case", action="append", choices=CASES, help=f"default: {' '.join(DEFAULT_CASES)}")
+    parser.add_argument("--all", action="store_true", help="every case")
+    parser.add_argument("--save", action="store_true", help="write the document into benchmarks/results too")
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     results, load_before = [], os.getloadavg()
-    for case in options.case or CASES:
+    for case in options.case or (CASES if options.all else DEFAULT_CASES):
         if case == "pipeline":
             results.append(compare_pipeline(f"{options.bin}/fastwan", options.runs, options.threads))
         else:
             results.append(compare(case, f"{options.bin}/fastwan-bench", options.runs, options.threads))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    json.dump({"schema": 1, "date": datetime.date.today().isoformat(), "commit": commit, "cpu": cpu_name(), "dtype": "float32",
-               "threads": options.threads, "load_average": [load_before[0], os.getloadavg()[0]], "results": results}, sys.stdout, indent=2)
-    print()
+    date = datetime.date.today().isoformat()
+    document = {"schema": 1, "date": date, "commit": commit, "cpu": cpu_name(), "dtype": "float32", "threads": options.threads,
+                "load_average": [load_before[0], os.getloadavg()[0]], "results": results}
+    text = json.dumps(document, indent=2) + "\n"
+    print(text, end="")
+    if options.save:
+        (RESULTS / f"{date}-cpu-{commit}.json").write_text(text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
@@ -79,6 +80,17 @@ TEST_P(WanDitGolden, VelocityIsThatOfDiffusersInFp32) {
 }
 
 INSTANTIATE_TEST_SUITE_P(HeadSizes24And128And64, WanDitGolden, ::testing::Values("d1", "d2", "d3"));
+
+// Without gradients, as the pipelines run it, blocks overwrite what they no longer need.
+TEST_P(WanDitGolden, VelocityIsThatOfDiffusersInFp32WithoutGradientsToo) {
+  RoundingProfile profile = RoundingProfile::fp32();
+  profile.one_pass_norm = true;
+  const Case c(GetParam(), full(), profile);
+  const at::NoGradGuard no_grad;
+  const at::Tensor latents = c.latents.clone();
+  EXPECT_TRUE(is_close(c.velocity(), c.golden.tensor("out.velocity"), kModelFp32));
+  EXPECT_TRUE(is_equal(c.latents, latents)) << "an input was overwritten";
+}
 
 TEST(WanDit, EveryBlockOfDiffusersIsFollowed) {
   const Case c("d1");

@@ -1,3 +1,4 @@
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
@@ -8,6 +9,7 @@
 #include "base/text.h"
 #include "models/layout/tensors.h"
 #include "models/wan_dit.h"
+#include "ops/rms_rotate.h"
 
 namespace fastwan::models {
 namespace {
@@ -21,6 +23,10 @@ at::Tensor modulated(const at::Tensor& x,
                      bool rounds_norm,
                      at::ScalarType type) {
   const at::ScalarType wide = shift.scalar_type();
+  if (!rounds_norm && shift.numel() == x.size(-1)) {  // one row of modulation: one pass over x
+    return at::layer_norm(x.to(wide), {x.size(-1)}, (1 + scale).flatten(), shift.flatten(), eps)
+        .to(type);
+  }
   at::Tensor norm = at::layer_norm(x.to(wide), {x.size(-1)}, {}, {}, eps);
   if (rounds_norm) {
     norm = norm.to(type).to(wide);
@@ -42,6 +48,41 @@ at::Tensor rotated(const at::Tensor& x, const Rope& rope) {
   const at::Tensor pairs =
       at::view_as_complex(x.to(wide).unflatten(-1, {-1, 2}));                      // [B, S, H, d/2]
   return at::view_as_real(pairs * rope.rotation).flatten(-2).to(x.scalar_type());  // [B, S, H, d]
+}
+
+// Nothing records results for a gradient: they may be overwritten.
+bool may_overwrite() {
+  return !at::GradMode::is_enabled();
+}
+
+// x + y * gate in the type of the gate; y is used up.
+at::Tensor gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
+  const at::ScalarType wide = gate.scalar_type();
+  at::Tensor wide_y = y.to(wide);
+  if (!may_overwrite()) {
+    return at::addcmul(x.to(wide), wide_y, gate);
+  }
+  return at::addcmul_out(wide_y, x.to(wide), wide_y, gate);
+}
+
+// RMS norm, split into heads, rotated where a rope is given.
+struct HeadsArgs {
+  const at::Tensor& weight;  // [D]
+  const Rope* rope;          // or null
+  int64_t num_heads;
+  double eps;
+  const RoundingProfile& profile;
+};
+at::Tensor normed_heads(at::Tensor x, const HeadsArgs& args) {  // [B, S, D] -> [B, S, H, d]
+  const std::vector<int64_t> heads = {args.num_heads, x.size(-1) / args.num_heads};
+  const bool rounds_norm = args.profile.rounds_norm_before_scale;
+  if (args.profile.one_pass_norm && !rounds_norm && ops::has_rms_rotate(x)) {
+    ops::rms_rotate_(x, args.weight, args.rope != nullptr ? args.rope->rotation : at::Tensor(),
+                     args.eps);
+    return x.unflatten(-1, heads);
+  }
+  const at::Tensor split = rms(x, args.weight, args.eps, rounds_norm).unflatten(-1, heads);
+  return args.rope != nullptr ? rotated(split, *args.rope) : split;
 }
 
 }  // namespace
@@ -107,13 +148,14 @@ at::Tensor WanBlock::self_attention(const at::Tensor& x,
                                     const ops::Attention& attention,
                                     const ops::AttentionPlan& plan) const {
   const std::vector<int64_t> heads = {num_heads_, head_dim_};
-  const bool rounds = profile_.rounds_norm_before_scale;
+  const auto normed = [&](const at::Tensor& weight) {
+    return HeadsArgs{
+        .weight = weight, .rope = &rope, .num_heads = num_heads_, .eps = eps_, .profile = profile_};
+  };
   ops::AttentionInputs in;
-  in.q = rotated(rms(attn1_.to_q(x), attn1_.norm_q, eps_, rounds).unflatten(-1, heads),
-                 rope);  // [B, S, H, d]
-  in.k = rotated(rms(attn1_.to_k(x), attn1_.norm_k, eps_, rounds).unflatten(-1, heads),
-                 rope);                        // [B, S, H, d]
-  in.v = attn1_.to_v(x).unflatten(-1, heads);  // [B, S, H, d]
+  in.q = normed_heads(attn1_.to_q(x), normed(attn1_.norm_q));  // [B, S, H, d]
+  in.k = normed_heads(attn1_.to_k(x), normed(attn1_.norm_k));  // [B, S, H, d]
+  in.v = attn1_.to_v(x).unflatten(-1, heads);                  // [B, S, H, d]
   if (attention.wants_gate()) {
     in.gate = gate_(x).unflatten(-1, heads);  // [B, S, H, d]: neither normed nor rotated
   }
@@ -122,13 +164,17 @@ at::Tensor WanBlock::self_attention(const at::Tensor& x,
 
 at::Tensor WanBlock::cross_attention(const at::Tensor& x, const at::Tensor& text) const {
   const std::vector<int64_t> heads = {num_heads_, head_dim_};
-  const bool rounds = profile_.rounds_norm_before_scale;
-  const at::Tensor q =
-      rms(attn2_.to_q(x), attn2_.norm_q, eps_, rounds).unflatten(-1, heads);  // [B, S, H, d]
-  const at::Tensor k =
-      rms(attn2_.to_k(text), attn2_.norm_k, eps_, rounds).unflatten(-1, heads);  // [B, L, H, d]
-  const at::Tensor v = attn2_.to_v(text).unflatten(-1, heads);                   // [B, L, H, d]
-  return attn2_.to_out(ops::dense_attention(q, k, v).flatten(2));                // [B, S, D]
+  const auto normed = [&](const at::Tensor& weight) {
+    return HeadsArgs{.weight = weight,
+                     .rope = nullptr,
+                     .num_heads = num_heads_,
+                     .eps = eps_,
+                     .profile = profile_};
+  };
+  const at::Tensor q = normed_heads(attn2_.to_q(x), normed(attn2_.norm_q));     // [B, S, H, d]
+  const at::Tensor k = normed_heads(attn2_.to_k(text), normed(attn2_.norm_k));  // [B, L, H, d]
+  const at::Tensor v = attn2_.to_v(text).unflatten(-1, heads);                  // [B, L, H, d]
+  return attn2_.to_out(ops::dense_attention(q, k, v).flatten(2));               // [B, S, D]
 }
 
 at::Tensor WanBlock::forward(const at::Tensor& x_in,
@@ -146,16 +192,18 @@ at::Tensor WanBlock::forward(const at::Tensor& x_in,
   const at::Tensor n1 =
       modulated(x_in, m.vector(0), m.vector(1), eps_, /*rounds_norm=*/false, type);
   const at::Tensor seen = self_attention(n1, rope, attention, plan);
-  const at::Tensor sum = at::addcmul(x_in.to(wide), seen.to(wide), m.vector(2));  // unrounded
-  at::Tensor x = sum.to(type);                                                    // see the video
+  const at::Tensor sum = gated_sum(x_in, seen, m.vector(2));  // unrounded
+  at::Tensor x = sum.to(type);                                // see the video
   const at::Tensor read = profile_.norm2_reads_unrounded ? sum : x.to(wide);
   const at::Tensor n2 =
       at::layer_norm(read, {read.size(-1)}, norm2_weight_.to(wide), norm2_bias_.to(wide), eps_)
           .to(type);
-  x = x + cross_attention(n2, text);  // hear the prompt
+  const at::Tensor heard = cross_attention(n2, text);
+  x = may_overwrite() ? heard.add_(x) : x + heard;  // hear the prompt
   const at::Tensor n3 = modulated(x, m.vector(3), m.vector(4), eps_, rounds, type);
-  const at::Tensor thought = ffn_out_(at::gelu(ffn_in_(n3), "tanh"));
-  return at::addcmul(x.to(wide), thought.to(wide), m.vector(5)).to(type);  // think; [B, S, D]
+  at::Tensor hidden = ffn_in_(n3);  // [B, S, F]
+  hidden = may_overwrite() ? at::gelu_(hidden, "tanh") : at::gelu(hidden, "tanh");
+  return gated_sum(x, ffn_out_(hidden), m.vector(5)).to(type);  // think; [B, S, D]
 }
 
 }  // namespace fastwan::models

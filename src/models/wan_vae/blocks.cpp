@@ -43,6 +43,25 @@ at::Tensor joined_frames(const at::Tensor& slot, const at::Tensor& x, int64_t T)
   return at::cat(parts, 1);
 }
 
+// What a slot holds after a chunk x.
+at::Tensor renewed(const at::Tensor& slot, const at::Tensor& x) {
+  const int64_t T = x.size(1);
+  if (T >= kHistory) {
+    return T == kHistory ? x : x.narrow(1, T - kHistory, kHistory).clone();
+  }
+  return slot.defined() ? at::cat({slot.narrow(1, slot.size(1) - 1, 1), x}, 1) : x;
+}
+
+// The convolution of a dense chunk x, plus a residual (or undefined).
+at::Tensor convolve_fast(const CausalConv& conv,
+                         const at::Tensor& x,
+                         at::Tensor& slot,
+                         const at::Tensor& residual = {}) {
+  at::Tensor out = conv.after(slot, x, residual);
+  slot = renewed(slot, x);
+  return out;
+}
+
 at::Tensor convolve_frames(const CausalConv& conv,
                            const at::Tensor& frames,
                            int64_t T,
@@ -58,6 +77,9 @@ at::Tensor convolve_frames(const CausalConv& conv,
 }  // namespace
 
 at::Tensor convolve(const CausalConv& conv, const at::Tensor& x, at::Tensor& slot) {
+  if (conv.is_fast(x)) {
+    return convolve_fast(conv, x.contiguous(), slot);
+  }
   const int64_t T = x.size(1);
   if (at::GradMode::is_enabled()) {
     return convolve_frames(conv, joined_frames(slot, x, T), T, slot);
@@ -71,6 +93,9 @@ at::Tensor convolve_normed(const RmsNorm& norm,
                            const CausalConv& conv,
                            const at::Tensor& x,
                            at::Tensor& slot) {
+  if (conv.is_fast(x)) {
+    return convolve_fast(conv, norm.then_silu(x), slot);
+  }
   const int64_t T = x.size(1);
   if (at::GradMode::is_enabled()) {
     return convolve_frames(conv, joined_frames(slot, at::silu(norm(x)), T), T, slot);
@@ -95,8 +120,13 @@ ResidualBlock ResidualBlock::make(const Scope& scope, int64_t in, int64_t out) {
 
 at::Tensor ResidualBlock::operator()(const at::Tensor& x, FeatureCache& cache) const {
   at::Tensor h = convolve_normed(norm1, conv1, x, cache.slot());
+  const at::Tensor residual = shortcut ? (*shortcut)(x) : x;
+  if (conv2.is_fast(h)) {
+    norm2.then_silu_(h);
+    return convolve_fast(conv2, h, cache.slot(), residual);
+  }
   h = convolve_normed(norm2, conv2, h, cache.slot());
-  return h.add_(shortcut ? (*shortcut)(x) : x);
+  return h.add_(residual);
 }
 
 FrameAttention FrameAttention::make(const Scope& scope, int64_t width) {
@@ -144,12 +174,7 @@ at::Tensor Upsample::operator()(const at::Tensor& x, FeatureCache& cache) const 
                    .permute({0, 1, 4, 2, 3, 5});  // [B, T, 2, H, W, C]: even frame, odd frame
     }
   }
-  const int64_t R = frames.size(2);
-  const at::Tensor larger = frames.unsqueeze(5)
-                                .unsqueeze(4)
-                                .expand({B, T, R, H, 2, W, 2, C})
-                                .reshape({B, T * R, 2 * H, 2 * W, C});
-  return resample(larger);
+  return resample.upsampled(frames.reshape({B, T * frames.size(2), H, W, C}));
 }
 
 Downsample Downsample::make(const Scope& scope, int64_t width, bool temporal) {

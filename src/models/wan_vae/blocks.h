@@ -9,7 +9,8 @@
 
 namespace fastwan::models::wan_vae {
 
-// The convolution of a chunk, after its history: reads and renews the slot.
+// The convolution of a chunk, after its history: reads and renews the slot. Nobody may change x
+// afterwards.
 at::Tensor convolve(const CausalConv& conv, const at::Tensor& x, at::Tensor& slot);
 // The same of silu(norm(x)).
 at::Tensor convolve_normed(const RmsNorm& norm,

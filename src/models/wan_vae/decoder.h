@@ -23,11 +23,17 @@ class Decoder {
     Factor factor;
     int64_t width;
   };
+  // Levels [begin, end) of the chunk x.
+  at::Tensor run_levels(std::size_t begin,
+                        std::size_t end,
+                        at::Tensor x,
+                        FeatureCache& cache) const;
 
   bool is_residual_;  // VAE 2.2: a shortcut around each level but the last
   CausalConv conv_in_, conv_out_;
   MidBlock mid_;
   std::vector<Level> levels_;
+  std::size_t levels_in_time_ = 0;  // those up to the last that makes two frames of one
   RmsNorm norm_out_;
 };
 

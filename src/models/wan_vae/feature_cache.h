@@ -19,6 +19,10 @@ class FeatureCache {
   }
   bool is_first_chunk() const { return chunks_begun_ == 1; }
 
+  // For layers that take a chunk in pieces: each piece starts where the first did.
+  std::size_t place() const { return next_; }
+  void go_back_to(std::size_t place) { next_ = place; }
+
   // The slot of the convolution that asks; undefined until it has stored something. Stays valid.
   at::Tensor& slot() {
     if (next_ == slots_.size()) {

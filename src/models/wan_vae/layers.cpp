@@ -12,11 +12,17 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/silu.h>
+
+#include "ops/frame_conv.h"
+#include "ops/norm_silu.h"
 
 namespace fastwan::models::wan_vae {
 namespace {
 
 constexpr double kSmallestLength = 1e-12;
+// Pixels of a chunk from which on ops::frame_conv is faster than a direct convolution.
+constexpr int64_t kLeastPixels = 256;
 
 // Channels last in memory is channels innermost in the sizes: views both ways.
 at::Tensor channels_second(const at::Tensor& x) {
@@ -60,6 +66,19 @@ at::Tensor CausalConv::operator()(const at::Tensor& frames, int64_t T) const {
   return channels_innermost(at::conv3d(channels_second(frames), kernel, bias, 1, padding));
 }
 
+bool CausalConv::is_fast(const at::Tensor& x) const {
+  const int64_t pixels = x.size(1) * x.size(2) * x.size(3);
+  return weight.size(3) == 3 && weight.size(4) == 3 && pixels >= kLeastPixels &&
+         ops::has_frame_conv(x, weight);
+}
+
+at::Tensor CausalConv::after(const at::Tensor& history,
+                             const at::Tensor& x,
+                             const at::Tensor& residual) const {
+  return ops::frame_conv(
+      {.history = history, .x = x, .weight = weight, .bias = bias, .residual = residual});
+}
+
 at::Tensor CausalConv::strided(const at::Tensor& frames) const {
   const std::vector<int64_t> stride = {2, 1, 1};
   return channels_innermost(at::conv3d(channels_second(frames), weight, bias, stride));
@@ -68,6 +87,15 @@ at::Tensor CausalConv::strided(const at::Tensor& frames) const {
 FrameConv FrameConv::make(const Scope& scope, int64_t in, int64_t out) {
   return {.weight = scope.parameter("weight", {out, in, 3, 3}),
           .bias = scope.parameter("bias", {out})};
+}
+
+at::Tensor FrameConv::upsampled(const at::Tensor& x) const {
+  if (4 * x.size(1) * x.size(2) * x.size(3) >= kLeastPixels && ops::has_frame_conv(x, weight)) {
+    return ops::frame_conv({.x = x, .weight = weight.unsqueeze(2), .bias = bias, .upsample = 2});
+  }
+  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), W = x.size(3), C = x.size(4);
+  return (*this)(
+      x.unsqueeze(4).unsqueeze(3).expand({B, T, H, 2, W, 2, C}).reshape({B, T, 2 * H, 2 * W, C}));
 }
 
 at::Tensor FrameConv::operator()(const at::Tensor& x) const {
@@ -117,6 +145,14 @@ void RmsNorm::into(at::Tensor out, const at::Tensor& x) const {
     out.mul_(root);
   }
   out.mul_(gamma.flatten());
+}
+
+at::Tensor RmsNorm::then_silu(const at::Tensor& x) const {
+  return ops::has_norm_silu(x, gamma) ? ops::norm_silu(x, gamma.flatten()) : at::silu((*this)(x));
+}
+
+void RmsNorm::then_silu_(at::Tensor& x) const {
+  ops::norm_silu_(x, gamma.flatten());
 }
 
 }  // namespace fastwan::models::wan_vae

@@ -48,6 +48,14 @@ struct CausalConv {
   // frames [B, p + T, H, W, in]: p frames of history, then those of the chunk. Where p is less than
   // kernel.t - 1, the frames before count as zero. -> [B, T, H, W, out]
   at::Tensor operator()(const at::Tensor& frames, int64_t T) const;
+  // The same without joined frames: x [B, T, H, W, in] after as much history as there is (or
+  // undefined), plus residual [B, T, H, W, out] (or undefined). For those that is_fast takes.
+  at::Tensor after(const at::Tensor& history,
+                   const at::Tensor& x,
+                   const at::Tensor& residual) const;
+  // 3x3 in space, on the CPU in float32, no gradient wanted, pixels enough to pay for the
+  // transformed weights.
+  bool is_fast(const at::Tensor& x) const;
   // Every second frame, no padding: [B, 2 T + 1, H, W, in] -> [B, T, H, W, out].
   at::Tensor strided(const at::Tensor& frames) const;
 };
@@ -59,6 +67,8 @@ struct FrameConv {
 
   static FrameConv make(const Scope& scope, int64_t in, int64_t out);
   at::Tensor operator()(const at::Tensor& x) const;  // [B, T, H, W, in] -> [B, T, H, W, out]
+  // Of frames twice as high and wide, each pixel repeated: -> [B, T, 2 H, 2 W, out].
+  at::Tensor upsampled(const at::Tensor& x) const;
   // Stride 2, one row and one column of zeros at the bottom and the right.
   at::Tensor strided(const at::Tensor& x) const;  // -> [B, T, H/2, W/2, out]
 };
@@ -71,6 +81,8 @@ struct RmsNorm {
   static RmsNorm make(const Scope& scope, int64_t channels, int64_t rank);
   at::Tensor operator()(const at::Tensor& x) const;      // [..., C], with a gradient in grad mode
   void into(at::Tensor out, const at::Tensor& x) const;  // both [..., C], without one
+  at::Tensor then_silu(const at::Tensor& x) const;       // silu of the norm
+  void then_silu_(at::Tensor& x) const;                  // in the memory of x, without a gradient
 };
 
 }  // namespace fastwan::models::wan_vae

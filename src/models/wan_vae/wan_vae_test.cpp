@@ -4,6 +4,7 @@
 #include <fstream>
 #include <map>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <c10/core/Allocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
@@ -78,6 +79,7 @@ struct BareDecoder {
 std::map<std::string, at::Tensor> outputs_of(const std::string& golden_case,
                                              const Golden& golden,
                                              at::ScalarType type) {
+  const at::NoGradGuard no_grad;
   const WanVaeConfig config = config_of(golden);
   WanVae vae(config, {.dtype = type});
   EXPECT_EQ(testing::fill_golden_weights(vae, golden_case),
@@ -139,6 +141,17 @@ TEST_P(WanVaeGolden, ADecoderFedItsFramesBackwardsIsFoundOut) {
   const at::Tensor got = BareDecoder(GetParam(), config, at::kFloat).decode(latents.flip({2}));
   EXPECT_FALSE(is_close(golden.sample_of("decode3.unclamped", got),
                         golden.tensor("decode3.unclamped"), kModelFp32));
+}
+
+// Wide layers take other convolutions than the goldens' narrow ones: held to the same code in fp64.
+TEST(WanVae, AWideDecoderAgreesWithItselfInFp64) {
+  const WanVaeConfig config{.base_dim = 32, .decoder_base_dim = 32};
+  const std::string wide = "wide";
+  const BareDecoder exact(wide, config, at::kDouble), fast(wide, config, at::kFloat);
+  const at::Tensor latents = golden_tensor(wide, "latents", {1, config.z_dim, 3, 8, 12}, 0.0, 0.3);
+  const at::NoGradGuard no_grad;
+  const at::Tensor want = exact.decode(latents.to(at::kDouble));
+  EXPECT_TRUE(is_close(fast.decode(latents), want.to(at::kFloat), kModelFp32));
 }
 
 class WanVaeTiles : public ::testing::TestWithParam<const char*> {};

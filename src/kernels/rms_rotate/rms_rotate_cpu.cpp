@@ -1,0 +1,91 @@
+#include <cmath>
+
+#include "kernels/rms_rotate/rms_rotate.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/rms_rotate/rms_rotate_cpu.cpp"
+#include <hwy/foreach_target.h>  // before highway.h
+#include <hwy/highway.h>
+
+#include "kernels/common/simd/sum_of_squares-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace fastwan::kernels::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+namespace {
+
+// One head: pairs (even, odd) times (cos, sin).
+void rotate_head(const RmsRotateArgs<float>& a,
+                 float scale,
+                 const float* x,
+                 const float* weight,
+                 const float* rotation,
+                 float* out) {
+  int64_t c = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::ScalableTag<float> f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  const auto factor = hn::Set(f32, scale);
+  for (; c + lanes <= a.d; c += lanes) {
+    const auto y = hn::Mul(hn::Mul(hn::LoadU(f32, x + c), factor), hn::LoadU(f32, weight + c));
+    const auto turn = hn::LoadU(f32, rotation + c);
+    const auto along = hn::Mul(y, hn::DupEven(turn));
+    const auto across = hn::Mul(hn::Shuffle2301(y), hn::DupOdd(turn));
+    hn::StoreU(hn::OddEven(hn::Add(along, across), hn::Sub(along, across)), f32, out + c);
+  }
+#endif
+  for (; c < a.d; c += 2) {
+    const float even = x[c] * scale * weight[c], odd = x[c + 1] * scale * weight[c + 1];
+    out[c] = even * rotation[c] - odd * rotation[c + 1];
+    out[c + 1] = even * rotation[c + 1] + odd * rotation[c];
+  }
+}
+
+void scale_row(float scale, const float* x, const float* weight, int64_t C, float* out) {
+  const hn::ScalableTag<float> f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  int64_t c = 0;
+  for (; c + lanes <= C; c += lanes) {
+    const auto y = hn::Mul(hn::LoadU(f32, x + c), hn::Set(f32, scale));
+    hn::StoreU(hn::Mul(y, hn::LoadU(f32, weight + c)), f32, out + c);
+  }
+  for (; c < C; ++c) {
+    out[c] = x[c] * scale * weight[c];
+  }
+}
+
+void rms_rotate_rows(const RmsRotateArgs<float>& a, Range rows) {
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const float* x = a.x + i * a.C;
+    float* out = a.out + i * a.C;
+    const float mean = sum_of_squares(x, a.C) / static_cast<float>(a.C);
+    const float scale = 1.0F / std::sqrt(mean + static_cast<float>(a.eps));
+    if (a.rotation == nullptr) {
+      scale_row(scale, x, a.weight, a.C, out);
+      continue;
+    }
+    const float* rotation = a.rotation + i % a.S * a.d;
+    for (int64_t c = 0; c < a.C; c += a.d) {
+      rotate_head(a, scale, x + c, a.weight + c, rotation, out + c);
+    }
+  }
+}
+
+}  // namespace
+
+void rms_rotate_float(const RmsRotateArgs<float>& args, Range rows) {
+  rms_rotate_rows(args, rows);
+}
+
+}  // namespace fastwan::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fastwan::kernels {
+HWY_EXPORT(rms_rotate_float);
+
+void cpu::rms_rotate(const RmsRotateArgs<float>& args, Range rows) {
+  HWY_DYNAMIC_DISPATCH(rms_rotate_float)(args, rows);
+}
+}  // namespace fastwan::kernels
+#endif

@@ -1,0 +1,72 @@
+#include "kernels/rms_rotate/rms_rotate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "kernels/common/every_target.h"
+
+namespace fastwan::kernels {
+namespace {
+
+struct Case {
+  int64_t R, H, d, S;
+  bool has_rotation;
+};
+
+// The sum of C squares is off by at most C / 2 + 2 half ulps relative, six roundings follow, and
+// the pair's length bounds both products.
+TEST(RmsRotate, AgreesWithReferenceOnEveryInstructionSetInPlaceToo) {
+  for (const Case& c : {Case{6, 3, 16, 3, true}, Case{4, 2, 10, 4, true}, Case{3, 1, 2, 1, true},
+                        Case{3, 4, 7, 1, false}, Case{4, 12, 128, 2, true}}) {
+    const int64_t C = c.H * c.d;
+    std::vector<float> x, weight, rotation;
+    for (int64_t i = 0; i < c.R * C; ++i) {
+      const double size = i / C == 1 ? 0.0 : std::exp2(4.0 * static_cast<double>(i / C) - 8.0);
+      x.push_back(static_cast<float>(size * std::sin(0.37 * static_cast<double>(i) + 1.0)));
+    }
+    for (int64_t i = 0; i < C; ++i) {
+      weight.push_back(static_cast<float>(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i))));
+    }
+    for (int64_t i = 0; i < c.S * c.d / 2; ++i) {
+      rotation.push_back(static_cast<float>(std::cos(0.7 * static_cast<double>(i))));
+      rotation.push_back(static_cast<float>(std::sin(0.7 * static_cast<double>(i))));
+    }
+    const std::vector<double> wide(x.begin(), x.end()), wide_weight(weight.begin(), weight.end());
+    const std::vector<double> wide_rotation(rotation.begin(), rotation.end());
+    std::vector<double> want(x.size());
+    ref::rms_rotate<double>({.x = wide.data(),
+                             .weight = wide_weight.data(),
+                             .rotation = c.has_rotation ? wide_rotation.data() : nullptr,
+                             .out = want.data(),
+                             .C = C,
+                             .d = c.d,
+                             .S = c.S,
+                             .eps = 1e-6},
+                            {.begin = 0, .end = c.R});
+    testing::on_every_target([&](const char* target) {
+      std::vector<float> got = x;
+      const RmsRotateArgs<float> args{.x = got.data(),
+                                      .weight = weight.data(),
+                                      .rotation = c.has_rotation ? rotation.data() : nullptr,
+                                      .out = got.data(),
+                                      .C = C,
+                                      .d = c.d,
+                                      .S = c.S,
+                                      .eps = 1e-6};
+      cpu::rms_rotate(args, {.begin = 1, .end = c.R});
+      cpu::rms_rotate(args, {.begin = 0, .end = 1});
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        const std::size_t pair = i / 2 * 2;
+        const double length = std::hypot(want[pair], want[std::min(pair + 1, want.size() - 1)]);
+        const double relative = (static_cast<double>(C) / 4 + 10) * 0x1p-24;
+        ASSERT_NEAR(static_cast<double>(got[i]), want[i], relative * length) << target << ", " << i;
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace fastwan::kernels
