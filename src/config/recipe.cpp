@@ -239,8 +239,8 @@ std::vector<RecipeChange> recipe_changes(const Recipe& before, const Recipe& aft
     change.after = leaf.value;
   }
   // The critic's settings follow the student's where they are not given; only distillation has one.
-  const bool has_critic = before.method.kind == MethodKind::kDistill ||
-                          after.method.kind == MethodKind::kDistill;
+  const bool has_critic =
+      before.method.kind == MethodKind::kDistill || after.method.kind == MethodKind::kDistill;
   std::vector<RecipeChange> changes;
   for (auto& [key, change] : by_key) {
     const bool is_read = has_critic || !key.starts_with("method.fake_score_");
