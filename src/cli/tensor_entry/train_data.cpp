@@ -1,5 +1,6 @@
 // What a training run reads: rows or procedural clips, captions as embeddings, the unconditional
 // text.
+#include <optional>
 #include <utility>
 
 #include <ATen/ops/zeros.h>
@@ -88,13 +89,12 @@ std::shared_ptr<const data::Source> captioned_clips(const TrainContext& context,
   return std::make_shared<data::MemorySource>(std::move(examples));
 }
 
-at::Tensor unconditional_text(const TrainContext& context,
-                              const layout::ModelFolder& folder,
-                              const Texts& texts) {
-  if (context.recipe.method.cfg_uncond_text == config::UnconditionalText::kZero) {
-    return at::zeros({1, folder.transformer_config.text_dim},
-                     at::TensorOptions(at::kFloat).device(context.device));
-  }
+at::Tensor zero_text(const TrainContext& context, const layout::ModelFolder& folder) {
+  return at::zeros({1, folder.transformer_config.text_dim},
+                   at::TensorOptions(at::kFloat).device(context.device));  // [1, text_dim]
+}
+
+at::Tensor negative_text(const TrainContext& context, const Texts& texts) {
   return data::encode_captions({context.recipe.pipeline.negative_prompt}, texts.encoder(),
                                texts.tokenizer(), context.device)
       .at(0);
@@ -109,14 +109,19 @@ TrainData make_data(const TrainContext& context, bool needs_latents) {
                                  : recipe.training.model_path;
   TrainData out{.folder = layout::open_model_folder(folder, {})};
   const config::Data& wanted = recipe.training.data;
-  const Texts texts(context, out.folder);
-  out.unconditional = unconditional_text(context, out.folder, texts);
-  if (wanted.source == config::DataSource::kShapes) {
+  const bool is_zero = recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
+  const bool makes_clips = wanted.source == config::DataSource::kShapes;
+  std::optional<Texts> texts;
+  if (makes_clips || !is_zero) {  // rows bring their own embeddings
+    texts.emplace(context, out.folder);
+  }
+  out.unconditional = is_zero ? zero_text(context, out.folder) : negative_text(context, *texts);
+  if (makes_clips) {
     const layout::LatentSize size =
         layout::latent_size(out.folder, wanted.num_frames, wanted.num_height, wanted.num_width);
     out.latent_shape = {size.channels, size.frames, size.height, size.width};
-    out.source =
-        needs_latents ? encoded_clips(context, out.folder, texts) : captioned_clips(context, texts);
+    out.source = needs_latents ? encoded_clips(context, out.folder, *texts)
+                               : captioned_clips(context, *texts);
     return out;
   }
   out.source = data::open_row_source(wanted.data_path);
