@@ -11,7 +11,6 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/text.h"
-#include "cli/library_function.h"
 #include "cli/options.h"
 #include "cli/preprocess_call.h"
 #include "cli/preprocess_rows.h"
@@ -204,7 +203,7 @@ int run_rows(const Program& program, const Words& words) {
   const Watch watch{stop.token(), [&progress](const Progress& now) { progress.update(now); }};
   progress.begin_job(1, 1, flags.settings.dataset_path.string());
   const TensorLibrary library(program);
-  const RowsReport report = library_function<PreprocessFunction>(library, "fastwan_preprocess")(
+  const RowsReport report = library.preprocess(
       {.settings = flags.settings,
        .model = model,
        .media_roots = venvs,
@@ -275,7 +274,7 @@ int run_synth(const Program& program, const Words& words) {
   const Watch watch{stop.token(), [&progress](const Progress& now) { progress.update(now); }};
   progress.begin_job(1, 1, str(prompts.size(), " prompts"));
   const TensorLibrary library(program);
-  const RowsReport report = library_function<SynthFunction>(library, "fastwan_synth")(
+  const RowsReport report = library.synthesize(
       {.settings = settings,
        .model = model,
        .prompts = prompts,

@@ -14,7 +14,6 @@
 #include "base/json.h"
 #include "base/shape.h"
 #include "base/text.h"
-#include "cli/library_function.h"
 #include "cli/options.h"
 #include "cli/preprocess_call.h"
 #include "cli/progress.h"
@@ -277,7 +276,7 @@ int decode_rows(const Program& program, const std::vector<std::string>& words) {
   const StopOnSignal stop;
   const Watch watch{stop.token(), {}};
   const TensorLibrary library(program);
-  library_function<DecodeRowsFunction>(library, "fastwan_decode_rows")(
+  library.decode_rows(
       {.model = model,
        .rows = path,
        .first = row,

@@ -58,6 +58,18 @@ Json TensorLibrary::evaluate(const EvalCall& call) const {
   return reinterpret_cast<EvaluateFunction>(symbol("fastwan_evaluate"))(call);
 }
 
+RowsReport TensorLibrary::preprocess(const PreprocessCall& call) const {
+  return reinterpret_cast<PreprocessFunction>(symbol("fastwan_preprocess"))(call);
+}
+
+RowsReport TensorLibrary::synthesize(const SynthCall& call) const {
+  return reinterpret_cast<SynthFunction>(symbol("fastwan_synth"))(call);
+}
+
+void TensorLibrary::decode_rows(const DecodeRowsCall& call) const {
+  reinterpret_cast<DecodeRowsFunction>(symbol("fastwan_decode_rows"))(call);
+}
+
 std::string TensorLibrary::probe() const {
   return reinterpret_cast<ProbeFunction>(symbol("fastwan_probe"))();
 }

@@ -13,6 +13,7 @@
 #include "cli/checkpoint_calls.h"
 #include "cli/command.h"
 #include "cli/outputs.h"
+#include "cli/preprocess_call.h"
 #include "config/generate.h"
 #include "config/recipe.h"
 #include "config/train_run.h"
@@ -94,6 +95,9 @@ class TensorLibrary {
   void consolidate(const ConsolidateCall& call) const;
   std::vector<std::string> diff_checkpoints(const Path& a, const Path& b) const;
   Json evaluate(const EvalCall& call) const;
+  RowsReport preprocess(const PreprocessCall& call) const;
+  RowsReport synthesize(const SynthCall& call) const;
+  void decode_rows(const DecodeRowsCall& call) const;
   std::string probe() const;
 
  private:

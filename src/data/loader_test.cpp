@@ -14,12 +14,14 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "data/permutation.h"
+#include "support/message_of.h"
 
 namespace fastwan::data {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
 
 // Row i: latents [2, 3, 1, 1] all i, text [1 + i mod 3, 4] all i.
 Example example_of(int64_t i) {
@@ -49,17 +51,6 @@ std::vector<int64_t> rows_of(Loader& loader, int64_t calls) {
     rows.insert(rows.end(), batch.rows.begin(), batch.rows.end());
   }
   return rows;
-}
-
-std::string message_of(const std::function<void()>& act, Code code) {
-  try {
-    act();
-  } catch (const InvalidInput& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 TEST(Permutation, holds_every_row_once_and_changes_with_epoch_and_seed) {
@@ -217,7 +208,8 @@ TEST(Loader, an_error_of_the_source_comes_out_of_next_and_stays) {
   loader.next();
   loader.next();
   for (int64_t again = 0; again < 2; ++again) {
-    EXPECT_THAT(message_of([&] { loader.next(); }, Code::kBadDataset), HasSubstr("doom"));
+    EXPECT_THAT(message_of<InvalidInput>([&] { loader.next(); }, Code::kBadDataset),
+                HasSubstr("doom"));
   }
   EXPECT_EQ(loader.position(), 2);
   loader.seek(10);  // past it
@@ -225,11 +217,12 @@ TEST(Loader, an_error_of_the_source_comes_out_of_next_and_stays) {
 }
 
 TEST(Loader, refuses_batches_that_cannot_be) {
-  EXPECT_THAT(message_of([] { Loader(source_of(3), options_of(4)); }, Code::kBadDataset),
-              HasSubstr("3 rows"));
+  EXPECT_THAT(
+      message_of<InvalidInput>([] { Loader(source_of(3), options_of(4)); }, Code::kBadDataset),
+      HasSubstr("3 rows"));
   LoaderOptions options = options_of(6);
   options.world = 4;
-  EXPECT_THAT(message_of([&] { Loader(source_of(9), options); }, Code::kBadConfig),
+  EXPECT_THAT(message_of<InvalidInput>([&] { Loader(source_of(9), options); }, Code::kBadConfig),
               HasSubstr("multiple of 4"));
   EXPECT_NO_THROW(Loader(source_of(4), options_of(4)));
 }
@@ -240,19 +233,20 @@ TEST(Loader, refuses_rows_that_do_not_fit_together) {
   };
   Example odd = example_of(1);
   odd.latents = at::ones({2, 3, 2, 1});
-  EXPECT_THAT(message_of([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
+  EXPECT_THAT(message_of<InvalidInput>([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
               HasSubstr("unlike shapes"));
   odd = example_of(1);
   odd.text = at::ones({1, 5});
-  EXPECT_THAT(message_of([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
+  EXPECT_THAT(message_of<InvalidInput>([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
               HasSubstr("widths"));
   LoaderOptions longer = options_of(2);
   longer.latent_frames = 4;
-  EXPECT_THAT(message_of([&] { loader_of(example_of(1), longer); }, Code::kBadDataset),
-              HasSubstr("wanted 4"));
+  EXPECT_THAT(
+      message_of<InvalidInput>([&] { loader_of(example_of(1), longer); }, Code::kBadDataset),
+      HasSubstr("wanted 4"));
   odd = example_of(1);
   odd.latents = at::Tensor();
-  EXPECT_THAT(message_of([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
+  EXPECT_THAT(message_of<InvalidInput>([&] { loader_of(odd, options_of(2)); }, Code::kBadDataset),
               HasSubstr("no latents"));
 }
 

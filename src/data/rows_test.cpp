@@ -19,23 +19,14 @@
 #include "data/loader.h"
 #include "data/row_shard.h"
 #include "data/row_source.h"
+#include "support/message_of.h"
 
 namespace fastwan::data {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string message_of(const std::function<void()>& act, Code code) {
-  try {
-    act();
-  } catch (const Failure& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
+using testing::message_of;
 
 Example example(int64_t i) {
   const auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(i));

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
-#include <functional>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -12,11 +11,13 @@
 #include "base/text.h"
 #include "io/media_test_support.h"
 #include "io/video.h"
+#include "support/message_of.h"
 
 namespace fastwan::io {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::message_of;
 
 // Frame i is one grey: 30 + 10 i.
 constexpr int64_t kNumFrames = 13;
@@ -31,17 +32,6 @@ void write_video(const Path& to, FrameSize size, int64_t fps) {
                                            static_cast<uint8_t>(grey_of(i))));
   }
   sink->finish();
-}
-
-std::string message_of(const std::function<void()>& act, Code code) {
-  try {
-    act();
-  } catch (const Failure& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 class VideoReading : public ::testing::Test {

@@ -81,15 +81,19 @@ def metrics(folder):
     return lines
 
 
-@pytest.fixture(scope="module")
-def finetuned(tmp_path_factory):
-    """One uninterrupted finetune from random weights."""
-    folder = tmp_path_factory.mktemp("finetuned")
-    write_recipe(folder, FINETUNE)
+def straight_run(folder, settings):
+    """An uninterrupted run."""
+    write_recipe(folder, settings)
     run = subprocess.run([str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"],
                          cwd=folder, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
     assert run.returncode == 0, run.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """A finetune from random weights."""
+    return straight_run(tmp_path_factory.mktemp("finetuned"), FINETUNE)
 
 
 def test_the_loss_is_finite_and_falls(finetuned):
@@ -162,12 +166,7 @@ def kill_until_done(folder, kills, seed):
 
 @pytest.fixture(scope="module")
 def distilled(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("distilled")
-    write_recipe(folder, DISTILL)
-    run = subprocess.run([str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"],
-                         cwd=folder, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
-    assert run.returncode == 0, run.stderr
-    return folder
+    return straight_run(tmp_path_factory.mktemp("distilled"), DISTILL)
 
 
 def test_a_killed_distillation_ends_as_the_uninterrupted_one(distilled, tmp_path):

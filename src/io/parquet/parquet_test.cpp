@@ -4,18 +4,19 @@
 #include <bit>
 #include <cstring>
 #include <fstream>
-#include <functional>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/check.h"
 #include "base/text.h"
+#include "support/message_of.h"
 
 namespace fastwan::io {
 namespace {
 
 using ::testing::HasSubstr;
+using testing::message_of;
 
 std::string bytes_of(const std::vector<float>& values) {
   std::string bytes(values.size() * sizeof(float), '\0');
@@ -73,17 +74,6 @@ void expect_equal(const Row& got, const Row& wanted) {
       EXPECT_EQ(*real, std::get<double>(expected));
     }
   }
-}
-
-std::string message_of(const std::function<void()>& act, Code code) {
-  try {
-    act();
-  } catch (const Failure& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 RowReaderOptions all_columns(int64_t cache_bytes = 1 << 20) {
