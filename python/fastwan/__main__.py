@@ -1,26 +1,4 @@
-"""`python -m fastwan` and the command `fastwan` of the wheel: runs the program that the wheel carries."""
-import os
-import pathlib
-import shutil
-import sys
+"""`python -m fastwan`: the program, as the command `fastwan` starts it, after torch and the operators are loaded."""
+from fastwan_program import main
 
-
-def environment():
-    """The program cannot see Python's packages: an ffmpeg that came as a wheel is named to it."""
-    found = dict(os.environ)
-    if "FASTWAN_FFMPEG_BIN" not in found and shutil.which("ffmpeg") is None:
-        try:
-            import imageio_ffmpeg
-            found["FASTWAN_FFMPEG_BIN"] = imageio_ffmpeg.get_ffmpeg_exe()
-        except (ImportError, RuntimeError):
-            pass  # frames leave as PNG or safetensors; the program says so
-    return found
-
-
-def main():
-    program = pathlib.Path(__file__).parent / "bin" / "fastwan"
-    os.execve(program, [str(program), *sys.argv[1:]], environment())
-
-
-if __name__ == "__main__":
-    main()
+main()

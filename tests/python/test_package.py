@@ -51,3 +51,21 @@ def test_wheel_installs_and_runs_without_the_build_folder(tmp_path):
     code = "import fastwan, torch; print(fastwan.__file__, torch.ops.fastwan.vsa_topk(.8, 624))"
     printed = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True)
     assert printed.stdout.split() == [str(tmp_path / "site" / "fastwan" / "__init__.py"), "125"]
+
+
+def test_the_command_becomes_the_program_without_torch(tmp_path):
+    """As in site-packages, with a script in the program's place and a torch that must not be imported."""
+    (tmp_path / "fastwan" / "bin").mkdir(parents=True)
+    (tmp_path / "fastwan_program.py").write_text((ROOT / "python" / "fastwan_program.py").read_text())
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    (tmp_path / "imageio_ffmpeg.py").write_text("def get_ffmpeg_exe():\n    return '/wheel/ffmpeg'\n")
+    program = tmp_path / "fastwan" / "bin" / "fastwan"
+    program.write_text("#!/bin/sh\necho \"$FASTWAN_FFMPEG_BIN\" \"$@\"\nexit 7\n")
+    program.chmod(0o755)
+    code = "import fastwan_program; fastwan_program.main()"
+    environment = {"PATH": "/nowhere", "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code, "inspect", "a b"], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (7, "/wheel/ffmpeg inspect a b\n", "")
+    environment["FASTWAN_FFMPEG_BIN"] = "/mine"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == ["/mine"]
