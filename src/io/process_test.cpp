@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <cstring>
+#include <fstream>
 #include <string_view>
 #include <thread>
 
@@ -119,17 +120,25 @@ TEST(Process, AChildThatNeitherEndsNorComputesIsStopped) {
 }
 
 TEST(Process, AChildThatComputesAfterItsInputIsLeftAlone) {
-  ProcessSpec spec = shell("i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done >&2");
-  spec.stall_limit = milliseconds(120);
-  EXPECT_EQ(Process(spec).wait().last_line, "done");
+  TempFolder folder;
+  const Path enough = folder.where() / "enough";
+  ProcessSpec spec = shell("until [ -e " + enough.string() + " ]; do :; done; echo done >&2");
+  // Long enough for the child to get the processor at least once on a busy machine.
+  spec.stall_limit = milliseconds(500);
+  Process process(spec);
+  std::jthread later([&] {
+    std::this_thread::sleep_for(3 * spec.stall_limit);
+    std::ofstream(enough) << "x";
+  });
+  EXPECT_EQ(process.wait().last_line, "done");
 }
 
 TEST(Process, ReadingEndsAtTheTotalLimit) {
-  ProcessSpec spec = shell("while :; do echo x; sleep 0.02; done");
-  spec.total_limit = milliseconds(200);
+  ProcessSpec spec = shell("echo x; exec sleep 100");
+  spec.total_limit = milliseconds(1000);  // the shell must have started by then
   const ProcessResult result = run_process(spec, 1 << 20);
   EXPECT_EQ(result.end.kind, ProcessEnd::Kind::kTimedOut);
-  EXPECT_FALSE(result.output.empty());
+  EXPECT_EQ(result.output, "x\n");
 }
 
 TEST(Process, AChildThatNeverLetsUsWaitStillEndsAtTheTotalLimit) {
@@ -171,7 +180,7 @@ TEST(Process, KillsGrandchildrenToo) {
     }
   }
   const auto grandchild = static_cast<pid_t>(*parse_int(trim(read_file(pid_file))));
-  for (int i = 0; i < 200; ++i) {  // it may stay a zombie until init takes it
+  for (int i = 0; i < 4000; ++i) {  // it may stay a zombie until init takes it
     const Path stat = str("/proc/", grandchild, "/stat");
     if (!std::filesystem::exists(stat) || read_file(stat).find(") Z ") != std::string::npos) {
       return;
