@@ -23,6 +23,7 @@ int run_plan(const Program& program, const std::vector<std::string>& words);
 int run_ckpt(const Program& program, const std::vector<std::string>& words);
 int run_presets(const Program& program, const std::vector<std::string>& words);
 int run_eval(const Program& program, const std::vector<std::string>& words);
+int run_eval_experiment(const Program& program, const std::vector<std::string>& words);
 int run_doctor(const Program& program, const std::vector<std::string>& words);
 
 // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.

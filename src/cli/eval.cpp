@@ -82,14 +82,19 @@ Path default_features(const Program& program) {
 }  // namespace
 
 int run_eval(const Program& program, const std::vector<std::string>& words) {
+  if (!words.empty() && words[0] == "experiment") {
+    return run_eval_experiment(program, {words.begin() + 1, words.end()});
+  }
   CLI::App app("Videos measured against other videos: `list` the metrics, or `run`", "eval");
+  app.footer(
+      "`fastwan eval experiment --help`: the rows and gates of an experiment on procedural clips");
   constexpr int kWords = 100;  // more than fit, so that the message is ours
   std::vector<std::string> action;
   std::string videos, reference, metrics = "psnr,ssim,mse,flicker", features, output;
   std::string device = "auto";
   double fps = 0;
   bool json = false;
-  app.add_option("action", action, "list, or run")->expected(0, kWords);
+  app.add_option("action", action, "list, run, or experiment")->expected(0, kWords);
   app.add_option("--videos", videos,
                  "folder of mp4, mov, mkv, webm, safetensors with `frames`, folders of png; or one "
                  "safetensors file")
@@ -116,7 +121,7 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
     return list_metrics(json);
   }
   if (action.size() != 1 || action[0] != "run") {
-    throw InvalidInput(Code::kUsage, str("eval knows `list` and `run`, got ",
+    throw InvalidInput(Code::kUsage, str("eval knows `list`, `run` and `experiment`, got ",
                                          action.empty() ? "neither" : escape_control(action[0])));
   }
   if (videos.empty() || reference.empty()) {

@@ -58,6 +58,10 @@ Json TensorLibrary::evaluate(const EvalCall& call) const {
   return reinterpret_cast<EvaluateFunction>(symbol("fastwan_evaluate"))(call);
 }
 
+Json TensorLibrary::run_experiment(const ExperimentCall& call) const {
+  return reinterpret_cast<ExperimentFunction>(symbol("fastwan_experiment"))(call);
+}
+
 RowsReport TensorLibrary::preprocess(const PreprocessCall& call) const {
   return reinterpret_cast<PreprocessFunction>(symbol("fastwan_preprocess"))(call);
 }

@@ -14,6 +14,7 @@
 #include "cli/command.h"
 #include "cli/outputs.h"
 #include "cli/preprocess_call.h"
+#include "config/evaluation.h"
 #include "config/generate.h"
 #include "config/recipe.h"
 #include "config/train_run.h"
@@ -76,11 +77,22 @@ struct EvalCall {
   std::function<void(const std::string&)> on_note;
 };
 
+// `eval experiment`; see eval/experiment/experiment.h.
+struct ExperimentCall {
+  const config::Evaluation& evaluation;
+  std::vector<std::string> rows;
+  double max_seconds = 0;
+  std::string device = "auto";
+  const Watch& watch;
+  std::function<void(const std::string&)> on_note;
+};
+
 // The functions that libfastwan.so exports, by C name: fastwan_generate, fastwan_train,
-// fastwan_evaluate, fastwan_probe.
+// fastwan_evaluate, fastwan_experiment, fastwan_probe.
 using GenerateFunction = GenerateReport (*)(const GenerateCall&);
 using TrainFunction = config::TrainReport (*)(const TrainCall&);
 using EvaluateFunction = Json (*)(const EvalCall&);
+using ExperimentFunction = Json (*)(const ExperimentCall&);
 using ProbeFunction = std::string (*)();  // torch version, devices: one line
 
 class TensorLibrary {
@@ -95,6 +107,7 @@ class TensorLibrary {
   void consolidate(const ConsolidateCall& call) const;
   std::vector<std::string> diff_checkpoints(const Path& a, const Path& b) const;
   Json evaluate(const EvalCall& call) const;
+  Json run_experiment(const ExperimentCall& call) const;
   RowsReport preprocess(const PreprocessCall& call) const;
   RowsReport synthesize(const SynthCall& call) const;
   void decode_rows(const DecodeRowsCall& call) const;

@@ -307,7 +307,8 @@ std::vector<Path> shipped_recipes() {
   std::vector<Path> files;
   const Path root = Path(FASTWAN_SOURCE_DIR) / "recipes";
   for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
-    if (entry.path().extension() == ".yaml" && entry.path().filename() != "thresholds.yaml") {
+    const Path name = entry.path().filename();
+    if (name.extension() == ".yaml" && name != "thresholds.yaml" && name != "evaluation.yaml") {
       files.push_back(entry.path());
     }
   }

@@ -204,9 +204,13 @@ void Report::lines(const std::string& title,
 }
 
 void Report::picture(const std::string& caption, const io::Image& image) {
-  body_ += str("<figure><figcaption>", escape_html(caption), "</figcaption><img width=\"",
-               image.width, "\" height=\"", image.height, "\" alt=\"", escape_html(caption),
-               "\" src=\"data:image/png;base64,", base64(io::encode_png(image)), "\"></figure>\n");
+  png(caption, io::encode_png(image));
+}
+
+void Report::png(const std::string& caption, std::string_view bytes) {
+  body_ +=
+      str("<figure><figcaption>", escape_html(caption), "</figcaption><img alt=\"",
+          escape_html(caption), "\" src=\"data:image/png;base64,", base64(bytes), "\"></figure>\n");
 }
 
 std::string Report::html() const {

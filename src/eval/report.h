@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,7 @@ class Report {
   // Lines over one x axis; points that are not finite break a line.
   void lines(const std::string& title, const Axes& axes, const std::vector<Series>& series);
   void picture(const std::string& caption, const io::Image& image);
+  void png(const std::string& caption, std::string_view bytes);  // of a PNG file
 
   std::string html() const;
 

@@ -1,0 +1,133 @@
+// `fastwan eval experiment`: the rows, figures and gates of an experiment on procedural clips.
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "base/check.h"
+#include "base/text.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/progress.h"
+#include "cli/request.h"
+#include "cli/signals.h"
+#include "cli/table.h"
+#include "cli/tensor_library.h"
+#include "config/evaluation.h"
+
+namespace fastwan::cli {
+namespace {
+
+constexpr int kStoppedResumable = 75;
+
+struct ExperimentFlags {
+  std::string config, output, rows, device = "auto";
+  int64_t samples = 0, batch = 0;
+  double max_seconds = 0;
+  bool json = false;
+};
+
+void add_flags(CLI::App& app, ExperimentFlags& flags) {
+  app.add_option("--config", flags.config, "evaluation; YAML, see recipes/tiny-shapes")
+      ->type_name("FILE");
+  app.add_option("-o,--output", flags.output, "another folder for rows and report")
+      ->type_name("FOLDER");
+  app.add_option("--rows", flags.rows, "make these alone; names with commas between them")
+      ->type_name("LIST");
+  app.add_option("--samples", flags.samples, "prompts of each set; fewer for a quick look")
+      ->type_name("N");
+  app.add_option("--batch", flags.batch, "clips at once")->type_name("N");
+  app.add_option("--max-seconds", flags.max_seconds,
+                 "begin no row after that and exit with 75; the same command goes on")
+      ->type_name("SECONDS");
+  app.add_option("--device", flags.device, "auto, cpu, cuda or cuda:i")
+      ->type_name("WORD")
+      ->capture_default_str();
+  app.add_flag("--json", flags.json, "one JSON document on stdout");
+}
+
+config::Evaluation evaluation_of(const ExperimentFlags& flags) {
+  if (flags.config.empty()) {
+    throw InvalidInput(Code::kUsage, "eval experiment needs --config FILE");
+  }
+  if (flags.max_seconds < 0 || flags.batch < 0) {
+    throw InvalidInput(Code::kBadValue, "--max-seconds and --batch must not be negative");
+  }
+  config::Evaluation evaluation = config::read_evaluation(flags.config);
+  if (flags.samples != 0) {
+    config::set_samples(evaluation, flags.samples);
+  }
+  if (flags.batch > 0) {
+    evaluation.batch = flags.batch;
+  }
+  if (!flags.output.empty()) {
+    evaluation.output_dir = flags.output;
+  }
+  return evaluation;
+}
+
+std::string cell(const Json& number) {
+  return number.is_number() ? format_number(number.get<double>()) : "";
+}
+
+void print(const Json& document) {
+  Table rows;
+  rows.add({"row", "status", "seen", "held out", "frechet", "coverage"});
+  for (const Json& row : document["rows"]) {
+    const std::string name = row["name"], status = row["status"];
+    if (status != "done") {
+      rows.add({name, status == "not_run" ? "not run" : status, "", "", "", ""});
+      continue;
+    }
+    rows.add({name, status, cell(row["seen"]["all_correct"]["value"]),
+              cell(row["held_out"]["all_correct"]["value"]),
+              cell(row["distances"]["frechet"]["value"]), cell(row["distances"]["coverage"])});
+  }
+  std::fputs((rows.text() + "\n").c_str(), stdout);
+  Table gates;
+  gates.add({"gate", "verdict"});
+  for (const Json& gate : document["gates"]) {
+    gates.add({gate["id"], gate["verdict"]});
+  }
+  std::fputs(gates.text().c_str(), stdout);
+}
+
+}  // namespace
+
+int run_eval_experiment(const Program& program, const std::vector<std::string>& words) {
+  CLI::App app("Rows, figures and gates of an experiment on procedural clips", "eval experiment");
+  ExperimentFlags flags;
+  add_flags(app, flags);
+  if (!parse(app, words)) {
+    return 0;
+  }
+  const config::Evaluation evaluation = evaluation_of(flags);
+  check_device(flags.device);
+  std::vector<std::string> rows;
+  for (const std::string& row : split(flags.rows, ',')) {
+    if (!trim(row).empty()) {
+      rows.emplace_back(trim(row));
+    }
+  }
+  const StopOnSignal stop;
+  ProgressPrinter progress(ProgressStyle::kAuto);
+  const Watch watch{stop.token(), [&progress](const Progress& now) { progress.update(now); }};
+  const TensorLibrary library(program);
+  progress.begin_job(1, 1, "eval experiment");
+  const Json document = library.run_experiment(
+      {.evaluation = evaluation,
+       .rows = rows,
+       .max_seconds = flags.max_seconds,
+       .device = flags.device,
+       .watch = watch,
+       .on_note = [&](const std::string& note) { progress.say("note: " + note); }});
+  progress.end_job();
+  if (flags.json) {
+    std::fputs((dump_json(document) + "\n").c_str(), stdout);
+  } else {
+    print(document);
+    std::fputs(((Path(evaluation.output_dir) / "report.html").string() + "\n").c_str(), stdout);
+  }
+  return document["complete"].get<bool>() ? 0 : kStoppedResumable;
+}
+
+}  // namespace fastwan::cli

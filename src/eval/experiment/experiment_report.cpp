@@ -1,0 +1,298 @@
+#include "eval/experiment/experiment_report.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+
+#include "base/text.h"
+#include "config/thresholds.h"
+#include "data/shapes.h"
+#include "eval/report.h"
+
+namespace fastwan::eval {
+namespace {
+
+constexpr std::size_t kCurvePoints = 300;
+
+double worst(const Json& shares) {
+  double lowest = std::numeric_limits<double>::infinity();
+  for (const auto& [attribute, share] : shares.items()) {
+    lowest = std::min(lowest, share["value"].get<double>());
+  }
+  return lowest;
+}
+
+void add_set(const Json& set, const std::string& prefix, std::map<std::string, double>& figures) {
+  figures[prefix + "all_right"] = set["all_correct"]["value"];
+  for (const auto& [attribute, share] : set["attributes"].items()) {
+    figures[prefix + attribute] = share["value"];
+  }
+}
+
+void add_row(const Json& row, std::map<std::string, double>& figures) {
+  const std::string name = row["name"].get<std::string>() + ".";
+  add_set(row["seen"], name + "seen.", figures);
+  add_set(row["held_out"], name + "held_out.", figures);
+  for (const char* measure : {"flicker", "saturation", "fragment_share"}) {
+    figures[name + measure] = row["seen"]["steadiness"][measure];
+  }
+  for (const auto& [measure, value] : row["distances"].items()) {
+    figures[name + measure] = value.is_object() ? value["value"] : value;
+  }
+  figures[name + "position_spread"] = row["repeated"]["position_spread"];
+  if (row.contains("psnr")) {
+    figures[name + "psnr"] = row["psnr"];
+  }
+}
+
+const char* name_of(config::Verdict verdict) {
+  switch (verdict) {
+    case config::Verdict::kPass:
+      return "pass";
+    case config::Verdict::kFail:
+      return "fail";
+    case config::Verdict::kNotRead:
+      return "not read";
+    case config::Verdict::kNotRun:
+      return "not run";
+  }
+  return "";
+}
+
+const char* name_of(config::Comparison comparison) {
+  switch (comparison) {
+    case config::Comparison::kAtLeast:
+      return "at least";
+    case config::Comparison::kAtMost:
+      return "at most";
+    case config::Comparison::kAbove:
+      return "above";
+  }
+  return "";
+}
+
+std::string cell(const Json& number) {
+  return number.is_number() ? format_metric(number.get<double>()) : "not run";
+}
+
+std::string with_interval(const Json& share) {
+  return str(format_metric(share["value"]), " [", format_metric(share["low"]), ", ",
+             format_metric(share["high"]), "]");
+}
+
+bool is_done(const Json& row) {
+  return row["status"] == "done";
+}
+
+void show_gates(Report& report, const Json& gates) {
+  report.heading("Gates");
+  report.paragraph(
+      "Written down before the first run and never edited. The point estimate decides; intervals "
+      "stand in the tables below.");
+  std::vector<std::vector<std::string>> lines;
+  for (const Json& gate : gates) {
+    bool is_first = true;
+    for (const Json& condition : gate["conditions"]) {
+      lines.push_back(
+          {is_first ? gate["id"].get<std::string>() : "",
+           is_first ? gate["quantity"].get<std::string>() : "",
+           condition["figure"].get<std::string>(), cell(condition["value"]),
+           str(condition["comparison"].get<std::string>(), " ", cell(condition["bound"])),
+           is_first ? gate["verdict"].get<std::string>() : ""});
+      is_first = false;
+    }
+  }
+  report.table({"gate", "quantity", "figure", "measured", "wanted", "verdict"}, lines);
+}
+
+void show_rows(Report& report, const Json& rows) {
+  report.heading("Attributes");
+  std::vector<std::vector<std::string>> accuracy, quality;
+  std::vector<Bar> bars;
+  for (const Json& row : rows) {
+    const std::string title = row["title"];
+    if (!is_done(row)) {
+      const std::string status = row["status"] == "failed" ? "failed" : "not run";
+      accuracy.push_back({title, status});
+      quality.push_back({title, status});
+      continue;
+    }
+    const Json& seen = row["seen"];
+    std::vector<std::string> line = {title, std::to_string(row["evaluations"].get<int64_t>()),
+                                     with_interval(seen["all_correct"]),
+                                     with_interval(row["held_out"]["all_correct"])};
+    for (const auto& [attribute, share] : seen["attributes"].items()) {
+      line.push_back(format_metric(share["value"]));
+    }
+    line.push_back(row.contains("agreement") ? format_metric(row["agreement"]) : "");
+    accuracy.push_back(line);
+    bars.push_back(
+        {title,
+         {seen["all_correct"]["value"], seen["all_correct"]["low"], seen["all_correct"]["high"]}});
+
+    const Json& distances = row["distances"];
+    const Json& steady = seen["steadiness"];
+    const Json& repeated = row["repeated"];
+    quality.push_back(
+        {title, with_interval(distances["frechet"]), with_interval(distances["kid"]),
+         cell(distances["precision"]), cell(distances["recall"]), cell(distances["coverage"]),
+         distances.contains("latents_wasserstein") ? cell(distances["latents_wasserstein"]) : "",
+         cell(repeated["position_spread"]), cell(repeated["starts"]["p"]),
+         cell(repeated["rotations"]["p"]), cell(steady["flicker"]), cell(steady["saturation"]),
+         cell(steady["centroid_residual_px"]), cell(steady["fragment_share"])});
+  }
+  std::vector<std::string> head = {"row", "forwards", "all right, seen", "all right, held out"};
+  for (const char* attribute : data::shapes::kAttributeNames) {
+    head.emplace_back(attribute);
+  }
+  head.emplace_back("agrees with the teacher");
+  report.table(head, accuracy);
+  report.bars("all attributes right on seen combinations, with Wilson's 95 % interval", bars, 1);
+  report.heading("Distribution and steadiness");
+  report.paragraph(
+      "Distances from real clips of other indices; the first row is what two sets of real clips "
+      "give. Spread: standard deviation of start positions within a prompt over that of the law. "
+      "p: of the law for start positions (4 x 4) and rotations (12).");
+  report.table(
+      {"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein", "spread",
+       "p starts", "p rotations", "flicker", "saturation", "path residual, px", "fragments"},
+      quality);
+}
+
+void show_missing(Report& report, const Json& rows) {
+  std::vector<std::vector<std::string>> lines;
+  for (const Json& row : rows) {
+    if (!is_done(row)) {
+      lines.push_back({row["title"], row["status"], row["reason"]});
+    }
+  }
+  if (!lines.empty()) {
+    report.heading("Rows without numbers");
+    report.table({"row", "status", "why"}, lines);
+  }
+}
+
+// train_loss of a run's metrics.jsonl, thinned; what cannot be read there is left out, since a run
+// may be writing its last line.
+Series read_curve(const std::string& name, const Path& file) {
+  constexpr int64_t kMaxBytes = int64_t{1} << 28;
+  Series series{.name = name, .points = {}};
+  std::vector<std::pair<double, double>> points;
+  for (const std::string& line : split(read_file(file, kMaxBytes), '\n')) {
+    if (line.empty() || line.back() != '}') {
+      continue;
+    }
+    const Json row = parse_json(line, file.string());
+    for (const char* loss : {"train_loss", "train_total_loss", "train_fake_score_loss"}) {
+      if (row.contains("step") && row.contains(loss) && row[loss].is_number()) {
+        points.emplace_back(row["step"].get<double>(), row[loss].get<double>());
+        break;
+      }
+    }
+  }
+  const std::size_t stride = std::max<std::size_t>(1, points.size() / kCurvePoints);
+  for (std::size_t i = 0; i < points.size(); i += stride) {
+    series.points.push_back(points[i]);
+  }
+  return series;
+}
+
+void show_curves(Report& report, const config::Evaluation& evaluation) {
+  bool has_heading = false;
+  for (const auto& [name, folder] : evaluation.runs) {
+    const Path file = Path(folder) / "metrics.jsonl";
+    if (!std::filesystem::exists(file)) {
+      continue;
+    }
+    const Series curve = read_curve(name, file);
+    if (curve.points.empty()) {
+      continue;
+    }
+    if (!has_heading) {
+      report.heading("Training");
+      has_heading = true;
+    }
+    report.lines(name, {.x = "step", .y = "loss"}, {curve});
+  }
+}
+
+}  // namespace
+
+std::map<std::string, double> figures_of(const Json& document, const Json& elsewhere) {
+  std::map<std::string, double> figures;
+  for (const auto& [name, value] : elsewhere.items()) {
+    if (value.is_number()) {
+      figures[name] = value;
+    }
+  }
+  for (const Json& row : document["rows"]) {
+    if (is_done(row)) {
+      add_row(row, figures);
+      if (row["name"] == "real") {
+        figures["detector.rendered.worst_attribute"] = worst(row["either"]);
+      }
+      if (row["name"] == "vae") {
+        figures["vae.worst_attribute"] = worst(row["either"]);
+      }
+    }
+  }
+  for (const char* part : {"text", "features"}) {
+    if (document.contains(part) && document[part].is_object()) {
+      figures[str(part, ".worst_attribute")] = worst(document[part]);
+    }
+  }
+  return figures;
+}
+
+Json verdicts_of(const Path& thresholds, const std::map<std::string, double>& figures) {
+  const std::vector<config::Gate> gates = config::read_thresholds(thresholds);
+  Json out = Json::array();
+  for (const config::GateResult& result : config::judge(gates, figures)) {
+    Json conditions = Json::array();
+    for (const config::ConditionResult& condition : result.conditions) {
+      const auto number = [](const std::optional<double>& value) {
+        return value ? Json(*value) : Json();
+      };
+      conditions.push_back({{"name", condition.condition->name},
+                            {"figure", condition.condition->figure},
+                            {"value", number(condition.value)},
+                            {"comparison", name_of(condition.condition->comparison)},
+                            {"bound", number(condition.bound)},
+                            {"holds", condition.holds}});
+    }
+    out.push_back({{"id", result.gate->id},
+                   {"quantity", result.gate->quantity},
+                   {"kind", result.gate->is_fatal ? "fail" : "report"},
+                   {"verdict", name_of(result.verdict)},
+                   {"conditions", std::move(conditions)}});
+  }
+  return out;
+}
+
+void write_experiment_report(const config::Evaluation& evaluation, const Json& document) {
+  Report report("Tiny shapes: evaluation");
+  report.paragraph(str(evaluation.samples,
+                       " prompts of seen combinations and as many of held-out "
+                       "ones, ",
+                       evaluation.prompts, " prompts with ", evaluation.samples_per_prompt,
+                       " clips each; clips of ", evaluation.num_frames, " frames of ",
+                       evaluation.num_width, " x ", evaluation.num_height, "; seed ",
+                       evaluation.seed, "; ", document["device"].get<std::string>(), "."));
+  show_gates(report, document["gates"]);
+  show_rows(report, document["rows"]);
+  show_missing(report, document["rows"]);
+  show_curves(report, evaluation);
+  report.heading("Clips");
+  report.paragraph("The first prompts of each row, one a line; the same prompts and noise in all.");
+  for (const Json& row : document["rows"]) {
+    if (is_done(row)) {
+      report.png(row["title"], read_file(Path(evaluation.output_dir) / "sheets" /
+                                         (row["name"].get<std::string>() + ".png")));
+    }
+  }
+  write_report(evaluation.output_dir, report, document);
+}
+
+}  // namespace fastwan::eval

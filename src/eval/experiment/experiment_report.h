@@ -1,0 +1,25 @@
+// What an experiment's numbers come to: figures by name, verdicts, the page.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "config/evaluation.h"
+
+namespace fastwan::eval {
+
+// Figures as gates name them: <row>.seen.all_right, <row>.seen.<attribute>, <row>.held_out. the
+// same, <row>.flicker, .saturation, .frechet, .kid, .precision, .recall, .coverage,
+// .latents_wasserstein, .position_spread; detector.rendered.worst_attribute, vae.worst_attribute,
+// vae.psnr, text.worst_attribute, features.worst_attribute; and those measured elsewhere.
+std::map<std::string, double> figures_of(const Json& document, const Json& elsewhere);
+
+// document["figures"] against the gates of the evaluation.
+Json verdicts_of(const Path& thresholds, const std::map<std::string, double>& figures);
+
+// report.html and report.json in the output folder; sheets/<row>.png are shown where they are.
+void write_experiment_report(const config::Evaluation& evaluation, const Json& document);
+
+}  // namespace fastwan::eval
