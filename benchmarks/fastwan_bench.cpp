@@ -4,8 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
-#include <functional>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,21 +19,15 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "case.h"
 #include "models/wan_dit.h"
 #include "models/wan_vae.h"
 #include "ops/block_attention.h"
 #include "ops/block_select.h"
 #include "ops/tiles.h"
 
-namespace fastwan {
+namespace fastwan::bench {
 namespace {
-
-using Iteration = std::function<void()>;
-
-struct Case {
-  const char* name;
-  Iteration (*set_up)();
-};
 
 // Normal weights of variance 1 / fan-in, so that numbers stay ordinary ones.
 void randomise(torch::nn::Module& model) {
@@ -105,11 +99,18 @@ Iteration vsa_kernel() {
   return [=] { ops::block_attention(in.q, in.k, in.v, index, count, sizes, sizes); };
 }
 
-constexpr Case kCases[] = {{"dit_block", dit_block},
-                           {"vae_decode", vae_decode},
-                           {"vsa_kernel", vsa_kernel},
-                           {"vsa_op", vsa_op_sparse},
-                           {"vsa_op_all_tiles", vsa_op_all_tiles}};
+constexpr Case kModelCases[] = {{"dit_block", dit_block},
+                                {"vae_decode", vae_decode},
+                                {"vsa_kernel", vsa_kernel},
+                                {"vsa_op", vsa_op_sparse},
+                                {"vsa_op_all_tiles", vsa_op_all_tiles}};
+
+std::vector<Case> all_cases() {
+  std::vector<Case> cases(std::begin(kModelCases), std::end(kModelCases));
+  const std::span<const Case> training = training_cases();
+  cases.insert(cases.end(), training.begin(), training.end());
+  return cases;
+}
 
 // User and system time of all threads so far.
 double cpu_seconds() {
@@ -152,13 +153,14 @@ int usage() {
 }
 
 int run(std::span<char*> arguments) {
+  const std::vector<Case> cases = all_cases();
   std::string name;
   int64_t threads = 2;
   for (std::size_t i = 1; i < arguments.size(); ++i) {
     const std::string_view flag = arguments[i];
     const bool has_value = i + 1 < arguments.size();
     if (flag == "--list") {
-      for (const Case& known : kCases) {
+      for (const Case& known : cases) {
         std::cout << known.name << '\n';
       }
       return 0;
@@ -171,7 +173,7 @@ int run(std::span<char*> arguments) {
       return usage();
     }
   }
-  for (const Case& known : kCases) {
+  for (const Case& known : cases) {
     if (name == known.name && threads > 0) {
       at::set_num_threads(static_cast<int>(threads));
       serve(known);
@@ -182,8 +184,8 @@ int run(std::span<char*> arguments) {
 }
 
 }  // namespace
-}  // namespace fastwan
+}  // namespace fastwan::bench
 
 int main(int argc, char** argv) {
-  return fastwan::run({argv, static_cast<std::size_t>(argc)});
+  return fastwan::bench::run({argv, static_cast<std::size_t>(argc)});
 }

@@ -44,14 +44,23 @@ def dense_attention():
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
+def training(name):
+    import torch
+    import training_peers
+    torch.manual_seed(0)
+    return training_peers.CASES[name]()
+
+
+TRAINING_CASES = ["finetune_step", "finetune_step_recompute", "finetune_step_vsa", "distill_step", "distill_step_recompute",
+                  "distill_step_dense"]
 CASES = {"dit_block": dit_block, "vae_decode": vae_decode, "vsa_kernel": dense_attention, "vsa_op": dense_attention,
          "vsa_op_all_tiles": dense_attention}
 
 
 def serve(name):
     import torch
-    with torch.inference_mode():
-        run = CASES[name]()
+    with torch.inference_mode(name not in TRAINING_CASES):
+        run = training(name) if name in TRAINING_CASES else CASES[name]()
         print("ready", flush=True)
         for _ in sys.stdin:
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -96,7 +105,7 @@ def pipeline(model, prompt, output):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--serve", choices=sorted(CASES))
+    parser.add_argument("--serve", choices=sorted([*CASES, *TRAINING_CASES]))
     parser.add_argument("--pipeline", nargs=3, metavar=("MODEL", "PROMPT", "OUTPUT"))
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
