@@ -51,7 +51,7 @@ def training(name):
     return training_peers.CASES[name]()
 
 
-TRAINING_CASES = ["finetune_step", "finetune_step_recompute", "finetune_step_vsa", "distill_step", "distill_step_recompute",
+TRAINING_CASES = ["finetune_step", "finetune_step_recompute", "finetune_step_dense", "distill_step", "distill_step_recompute",
                   "distill_step_dense"]
 CASES = {"dit_block": dit_block, "vae_decode": vae_decode, "vsa_kernel": dense_attention, "vsa_op": dense_attention,
          "vsa_op_all_tiles": dense_attention}

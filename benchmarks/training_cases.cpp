@@ -124,9 +124,9 @@ Iteration distill_steps() {
 }
 
 constexpr Case kCases[] = {
-    {"finetune_step", finetune_step<Attention::kDense, Recompute::kNone>},
-    {"finetune_step_recompute", finetune_step<Attention::kDense, Recompute::kFull>},
-    {"finetune_step_vsa", finetune_step<Attention::kSparse, Recompute::kNone>},
+    {"finetune_step", finetune_step<Attention::kSparse, Recompute::kNone>},
+    {"finetune_step_recompute", finetune_step<Attention::kSparse, Recompute::kFull>},
+    {"finetune_step_dense", finetune_step<Attention::kDense, Recompute::kNone>},
     {"distill_step", distill_steps<Attention::kSparse, Recompute::kNone>},
     {"distill_step_recompute", distill_steps<Attention::kSparse, Recompute::kFull>},
     {"distill_step_dense", distill_steps<Attention::kDense, Recompute::kNone>}};

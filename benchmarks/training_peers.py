@@ -153,9 +153,9 @@ def distill_step(**options):
     return pair
 
 
-CASES = {"finetune_step": finetune_step,
-         "finetune_step_recompute": lambda: finetune_step(recompute=True),
-         "finetune_step_vsa": lambda: finetune_step(sparse=True),
+CASES = {"finetune_step": lambda: finetune_step(sparse=True),
+         "finetune_step_recompute": lambda: finetune_step(sparse=True, recompute=True),
+         "finetune_step_dense": finetune_step,
          "distill_step": lambda: distill_step(sparse=True),
          "distill_step_recompute": lambda: distill_step(sparse=True, recompute=True),
          "distill_step_dense": distill_step}
