@@ -6,6 +6,8 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/json.h"
+#include "config/presets.h"
 
 namespace fastwan::config {
 namespace {
@@ -372,6 +374,14 @@ TEST(ShippedRecipes, TheSparseFinetuningsRampAsPublished) {
   EXPECT_EQ(small.training.data.training_cfg_rate, 0.1);
   EXPECT_EQ(small.models.at("student").enable_gradient_checkpointing_type, Recompute::kNone);
   EXPECT_EQ(shipped("wan2.1-14b-finetune-vsa-64gpu").training.vsa.VSA_decay_interval_steps, 30);
+}
+
+TEST(ShippedRecipes, ThePresetsOfTheStartFoldersRead) {
+  for (const char* folder : {"model", "model-ci"}) {
+    const std::string file =
+        (Path(FASTWAN_SOURCE_DIR) / "recipes/tiny-shapes" / folder / "fastwan.json").string();
+    EXPECT_EQ(preset_from_json(read_json_file(file), file).steps, 50) << file;
+  }
 }
 
 TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
