@@ -16,7 +16,6 @@
 #include "eval/clip_set.h"
 #include "eval/distances.h"
 #include "eval/similarity.h"
-#include "io/contact_sheet.h"
 #include "models/checkpoint.h"
 
 namespace fastwan::eval {
@@ -49,30 +48,26 @@ at::Tensor to_unit(const at::Tensor& frames) {
 // The first clips of a row, one a line, frames from first to last.
 class Sheet {
  public:
-  explicit Sheet(const config::Evaluation& evaluation)
-      : num_frames_(evaluation.num_frames),
-        clips_(std::min(kSheetClips, evaluation.samples)),
-        sheet_({.columns = kSheetFrames,
-                .rows = clips_,
-                .frame = {evaluation.num_width, evaluation.num_height},
-                .num_frames = kSheetFrames * clips_,
-                .fps = 1}) {}
-
   void add(const at::Tensor& clips) {  // [n, F, 3, P, Q]
-    for (int64_t i = 0; i < clips.size(0) && clips_ > 0; ++i, --clips_) {
+    const int64_t last = clips.size(1) - 1;
+    for (int64_t i = 0; i < clips.size(0) && std::ssize(lines_) < kSheetClips; ++i) {
+      std::vector<at::Tensor> frames;
       for (int64_t j = 0; j < kSheetFrames; ++j) {
-        const int64_t frame = j * (num_frames_ - 1) / (kSheetFrames - 1);
-        const at::Tensor rgb =
-            clips[i][frame].permute({1, 2, 0}).mul(255).round().to(at::kByte).contiguous();
-        sheet_.add({rgb.const_data_ptr<uint8_t>(), static_cast<std::size_t>(rgb.numel())});
+        frames.push_back(clips[i][j * last / (kSheetFrames - 1)]);
       }
+      lines_.push_back(at::cat(frames, /*dim=*/2));  // [3, P, frames * Q]
     }
   }
-  const io::Image& image() const { return sheet_.image(); }
+
+  io::Image image() const {
+    const at::Tensor bytes =
+        at::cat(lines_, /*dim=*/1).permute({1, 2, 0}).mul(255).round().to(at::kByte).contiguous();
+    const uint8_t* first = bytes.const_data_ptr<uint8_t>();
+    return {bytes.size(1), bytes.size(0), {first, first + bytes.numel()}};
+  }
 
  private:
-  int64_t num_frames_, clips_;
-  io::ContactSheet sheet_;
+  std::vector<at::Tensor> lines_;
 };
 
 // What one set of clips leaves behind.
@@ -97,8 +92,7 @@ class RowJudge {
         maker_(maker),
         reference_(reference),
         watch_(watch),
-        total_(total),
-        sheet_(evaluation) {}
+        total_(total) {}
 
   SetPass look_at(const PromptSet& prompts, bool is_shown) {
     SetPass pass;
@@ -142,7 +136,7 @@ class RowJudge {
     }
     return pass;
   }
-  const io::Image& sheet() const { return sheet_.image(); }
+  io::Image sheet() const { return sheet_.image(); }
 
  private:
   const config::Evaluation& evaluation_;
