@@ -87,8 +87,9 @@ void throw_io_error(int error_number, const Path& file, const char* action) {
       throw IoError(Code::kNoPermission, message);
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
       throw IoError(Code::kDiskFull, message + ". Free some space or choose another folder");
+    case EFBIG:
+      throw IoError(Code::kDiskFull, message + ". Raise `ulimit -f` or choose another folder");
     default:
       throw IoError(std::string_view(action) == "read" ? Code::kReadFailed : Code::kWriteFailed,
                     message);

@@ -61,9 +61,8 @@ Finding check_ffmpeg(const Program& program) {
     return {"ffmpeg", Finding::State::kGood, str(ffmpeg.version, " at ", ffmpeg.program.string()),
             ""};
   } catch (const Failure& failure) {
-    return {
-        "ffmpeg", Finding::State::kBad, failure.what(),
-        "install ffmpeg or set FASTWAN_FFMPEG_BIN; without it frames leave as PNG or safetensors"};
+    return {"ffmpeg", Finding::State::kBad, failure.what(),
+            "without it frames leave as PNG or safetensors, and clips cannot be read"};
   }
 }
 

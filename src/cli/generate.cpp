@@ -93,7 +93,8 @@ Json result_document(const VideoResult& result, const std::string& prompt) {
   for (const auto& [stage, value] : result.stage_seconds) {
     seconds[stage] = value;
   }
-  Json document = {{"path", result.output.string()},
+  const std::vector<Path>& files = result.files;
+  Json document = {{"path", files.empty() ? "" : files.front().string()},
                    {"prompt", prompt},
                    {"seed", result.seed},
                    {"stage_seconds", seconds}};
@@ -103,17 +104,25 @@ Json result_document(const VideoResult& result, const std::string& prompt) {
   if (!result.contact_sheet.empty()) {
     document["contact_sheet"] = result.contact_sheet.string();
   }
-  if (!result.output.empty() && std::filesystem::is_regular_file(result.output)) {
-    document["sha256"] = sha256_file(result.output);
+  if (files.size() == 1) {
+    document["sha256"] = sha256_file(files.front());
+  } else if (!files.empty()) {
+    Json paths = Json::array();
+    for (const Path& file : files) {
+      paths.push_back(file.string());
+    }
+    document["frame_paths"] = paths;
   }
   return document;
 }
 
 void print_paths(const VideoResult& result) {
-  for (const Path& file : {result.output, result.contact_sheet}) {
-    if (!file.empty()) {
-      std::fputs((file.string() + "\n").c_str(), stdout);
-    }
+  std::vector<Path> files = result.files;
+  if (!result.contact_sheet.empty()) {
+    files.push_back(result.contact_sheet);
+  }
+  for (const Path& file : files) {
+    std::fputs((file.string() + "\n").c_str(), stdout);
   }
   std::fflush(stdout);
 }
@@ -182,7 +191,7 @@ int run_generate(const Program& program, const std::vector<std::string>& words) 
                               [&](const VideoResult& result) {
                                 progress.end_job();
                                 results.push_back(result_document(result, jobs[finished++].prompt));
-                                if (!run.json && !result.output.empty()) {
+                                if (!run.json) {
                                   print_paths(result);
                                 }
                               },

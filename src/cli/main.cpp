@@ -1,6 +1,7 @@
 // The program `fastwan`: torch-free, so that help and inspection answer at once. Commands that need
 // tensors open libfastwan.so (tensor_library.h).
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -127,6 +128,8 @@ int run(Program& program, std::vector<std::string> words) {
 }  // namespace fastwan::cli
 
 int main(int argc, char** argv) {
+  // A file beyond `ulimit -f` is then an error that we report, not the end of the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   fastwan::cli::Program program;
   try {
     program.executable = std::filesystem::read_symlink("/proc/self/exe");

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "config/assign.h"
+#include "io/video.h"
 
 namespace fastwan::cli {
 namespace {
@@ -44,6 +45,12 @@ void check_free(const Path& file, bool overwrite) {
     throw IoError(Code::kExists,
                   str(escape_control(file.string()), " exists. Give --overwrite or another name"));
   }
+}
+
+// One frame becomes `file` itself, more become numbered files beside it.
+void check_video_free(const Path& file, bool overwrite) {
+  check_free(file, overwrite);
+  check_free(io::video_files(file, /*num_frames=*/2).front(), overwrite);
 }
 
 Path numbered(const Path& file, std::size_t number) {
@@ -99,7 +106,7 @@ std::vector<Path> choose_outputs(const config::Generate& settings,
     require_writable_folder(file.parent_path());
     for (std::size_t i = 0; i < count; ++i) {
       outputs.push_back(i == 0 ? file : numbered(file, i));
-      check_free(outputs.back(), *settings.overwrite);
+      check_video_free(outputs.back(), *settings.overwrite);
     }
     return outputs;
   }

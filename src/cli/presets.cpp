@@ -41,6 +41,9 @@ int run_presets(const Program&, const std::vector<std::string>& words) {
     std::fputs((dump_json(to_json(config::preset_named(action[1]))) + "\n").c_str(), stdout);
     return 0;
   }
+  if (!action.empty() && action[0] == "show") {
+    throw InvalidInput(Code::kUsage, "presets show wants one NAME; `presets list` has them");
+  }
   if (!action.empty() && (action.size() > 1 || action[0] != "list")) {
     throw InvalidInput(
         Code::kUsage, str("presets knows `list` and `show NAME`, got ", escape_control(action[0])));

@@ -17,6 +17,12 @@ sigset_t set_of(const std::vector<int>& signals) {
   return set;
 }
 
+bool is_ignored(int signal) {
+  struct sigaction now {};
+  ::sigaction(signal, nullptr, &now);
+  return now.sa_handler == SIG_IGN;
+}
+
 constexpr int kStoppedStatus = 130;
 constexpr long kPollNanoseconds = 50'000'000;
 
@@ -24,6 +30,9 @@ constexpr long kPollNanoseconds = 50'000'000;
 
 StopOnSignal::StopOnSignal(std::initializer_list<int> also) : signals_{SIGINT, SIGTERM} {
   signals_.insert(signals_.end(), also.begin(), also.end());
+  if (!is_ignored(SIGHUP)) {  // as nohup leaves it
+    signals_.push_back(SIGHUP);
+  }
   std::signal(SIGPIPE, SIG_IGN);
   const sigset_t set = set_of(signals_);
   pthread_sigmask(SIG_BLOCK, &set, nullptr);

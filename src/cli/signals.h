@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as a stop request: the run ends at its next step.
+// Ctrl-C, SIGTERM and a closed terminal as a stop request: the run ends at its next step.
 #pragma once
 
 #include <atomic>
@@ -9,8 +9,9 @@
 
 namespace fastwan::cli {
 
-// Blocks SIGINT and SIGTERM in this and all later threads and waits for them in a thread of its
-// own. The first asks to stop; the second ends the process at once with status 130.
+// Blocks SIGINT, SIGTERM and SIGHUP (unless it is ignored) in this and all later threads and waits
+// for them in a thread of its own. The first asks to stop; the second ends the process at once with
+// status 130.
 class StopOnSignal {
  public:
   StopOnSignal() : StopOnSignal({}) {}

@@ -31,7 +31,8 @@ struct VideoJob {
 };
 
 struct VideoResult {
-  Path output;
+  std::vector<Path>
+      files;  // the video, or each of its frames; none when nothing but tensors is saved
   Path contact_sheet;
   int64_t seed = 0;
   std::string latents_sha256;

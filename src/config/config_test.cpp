@@ -207,6 +207,13 @@ TEST(Resolve, IllegalSizesNameTheTwoNearest) {
   EXPECT_NE(message_of([&] { resolve(frames, fast_1_3b(), std::nullopt); }, Code::kBadValue)
                 .find("Nearest: 77, 81"),
             std::string::npos);
+  Generate preset;  // the user wrote no width: he reads where it comes from
+  preset.preset.set("wan_t2v_1_3b", Origin::kFlag);
+  const Preset folder = preset_from_json(
+      parse_json(R"({"legal": {"width": [32, 128]}})", "fastwan.json"), "fastwan.json");
+  EXPECT_NE(message_of([&] { resolve(preset, fast_1_3b(), folder); }, Code::kBadValue)
+                .find("got 832, from --preset wan_t2v_1_3b. Nearest: 128"),
+            std::string::npos);
 }
 
 TEST(Resolve, SecondsAreRoundedToALegalNumberOfFrames) {
@@ -268,6 +275,14 @@ TEST(Resolve, OnlyAModelThatTakesAnImageGetsOne) {
   Generate g;
   g.image.set("a.png", Origin::kFlag);
   message_of([&] { resolve(g, fast_1_3b(), std::nullopt); }, Code::kUnsupportedModel);
+}
+
+TEST(Resolve, FitWithoutAnImageIsSaidToHaveNoEffect) {
+  Generate g;
+  g.fit.set(Fit::kPad, Origin::kFlag);
+  const std::vector<std::string> notes = resolve(g, fast_1_3b(), std::nullopt);
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_NE(notes[0].find("--fit"), std::string::npos);
 }
 
 TEST(Presets, AreFoundByFactsAndByNearestName) {

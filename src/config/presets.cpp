@@ -162,9 +162,10 @@ const Preset& preset_named(const std::string& name) {
     known.push_back(preset.name);
   }
   const std::optional<std::string> guess = nearest(name, known);
-  throw InvalidInput(Code::kBadValue, str("--preset ", escape_control(name), " is not known.",
-                                          guess ? " Did you mean " + *guess + "?" : "",
-                                          " Known: ", join_first(known, 20)));
+  throw InvalidInput(
+      Code::kBadValue,
+      str("--preset ", name.empty() ? "''" : escape_control(name), " is not known.",
+          guess ? " Did you mean " + *guess + "?" : "", " Known: ", join_first(known, 20)));
 }
 
 const Preset* preset_for(const ModelFacts& facts) {

@@ -31,7 +31,27 @@ struct Step {
   const char* words;  // "a multiple of 16"
 };
 
-void check_size(const char* flag, int64_t value, const Step& step, const Range& range) {
+// ", from --preset wan_t2v_1_3b" behind a value that the user did not write beside the model.
+std::string source_of(const Setting<int64_t>& setting, const Generate& g) {
+  switch (setting.origin) {
+    case Origin::kFlag:
+      return "";
+    case Origin::kPreset:
+      return str(", from --preset ", *g.preset);
+    default:
+      return str(", from ", name_of(setting.origin));
+  }
+}
+
+struct SizeRule {
+  const char* flag;
+  Step step;
+  Range range;
+};
+
+void check_size(const SizeRule& rule, const Setting<int64_t>& setting, const Generate& g) {
+  const auto& [flag, step, range] = rule;
+  const int64_t value = *setting;
   const auto number = static_cast<double>(value);
   if (value >= step.base && (value - step.base) % step.multiple == 0 && number >= range.min &&
       number <= range.max) {
@@ -44,6 +64,7 @@ void check_size(const char* flag, int64_t value, const Step& step, const Range& 
   const auto clamped = static_cast<int64_t>(std::clamp(
       number, std::max(range.min, static_cast<double>(step.base)), std::min(range.max, 1e9)));
   throw InvalidInput(Code::kBadValue, str(flag, " must be ", step.words, bounds, ", got ", value,
+                                          source_of(setting, g),
                                           nearest_legal(clamped, step.base, step.multiple, range)));
 }
 
@@ -183,9 +204,9 @@ void check_sizes(const Generate& g, const ModelFacts& facts, const std::optional
   const std::string frames = str(facts.frames_per_latent, "k+1");
   const Step size{facts.size_multiple, facts.size_multiple, multiple.c_str()};
   const Step length{1, facts.frames_per_latent, frames.c_str()};
-  check_size("--width", *g.width, size, limits ? limits->width : Range{});
-  check_size("--height", *g.height, size, limits ? limits->height : Range{});
-  check_size("--num-frames", *g.num_frames, length, limits ? limits->num_frames : Range{});
+  check_size({"--width", size, limits ? limits->width : Range{}}, g.width, g);
+  check_size({"--height", size, limits ? limits->height : Range{}}, g.height, g);
+  check_size({"--num-frames", length, limits ? limits->num_frames : Range{}}, g.num_frames, g);
 }
 
 void choose_attention(Generate& g, const ModelFacts& facts, std::vector<std::string>& notes) {
@@ -236,6 +257,9 @@ std::vector<std::string> resolve(Generate& g,
     throw InvalidInput(Code::kUnsupportedModel,
                        "--image needs a model that takes a first frame (Wan2.2-TI2V-5B); this one "
                        "makes video from text alone");
+  }
+  if (!g.image.is_set && g.fit.is_set && g.fit.origin == Origin::kFlag) {
+    notes.emplace_back("--fit has no effect without --image");
   }
   choose_seed(g);
   return notes;

@@ -235,18 +235,18 @@ class RowMaker {
   RowMaker(const std::vector<ClipInput>& clips,
            const layout::ModelFolder& model,
            const PreprocessOptions& options,
-           const std::vector<Path>& venvs,
+           const std::optional<io::Ffmpeg>& ffmpeg,  // absent: there are no clips to read
            int64_t last_input,
            const Watch& watch,
            const Note& on_note)
       : clips_(clips), options_(options), text_(model, options.device, on_note) {
-    if (options.schema == io::RowSchema::kTextOnly) {
+    if (!ffmpeg) {
       return;
     }
     vae_ = models::load_wan_vae(model.vae,
                                 {.device = options.device, .parts = models::VaeParts::kEncoder});
     reader_.emplace(
-        [this, ffmpeg = io::open_ffmpeg(venvs), stop = watch.stop](int64_t number) {
+        [this, ffmpeg = *ffmpeg, stop = watch.stop](int64_t number) {
           return read_clip(clips_[static_cast<std::size_t>(number)], number, options_.rule, ffmpeg,
                            stop);
         },
@@ -305,6 +305,10 @@ RowsMade preprocess(const std::vector<ClipInput>& clips,
   RowsMade made{
       .folder = options.output / "combined_parquet_dataset" / str("worker_", options.shard),
       .inputs = last - first};
+  std::optional<io::Ffmpeg> ffmpeg;  // looked for before a folder is made and a model is loaded
+  if (options.schema != io::RowSchema::kTextOnly) {
+    ffmpeg = io::open_ffmpeg(venvs);
+  }
   RowShard shard(made.folder, {.schema = options.schema,
                                .first_input = first,
                                .last_input = last,
@@ -318,7 +322,7 @@ RowsMade preprocess(const std::vector<ClipInput>& clips,
     const int64_t number = shard.next_input();
     if (!maker) {
       watch.report("load", 0, 1);
-      maker.emplace(clips, model, options, venvs, last, watch, on_note);
+      maker.emplace(clips, model, options, ffmpeg, last, watch, on_note);
       watch.report("load", 1, 1);
     }
     try {

@@ -32,18 +32,18 @@ Descriptor open_regular_file(const Path& file) {
 Descriptor memory_file(std::string_view content) {
   Descriptor file(::memfd_create("fastwan", MFD_CLOEXEC));
   if (!file.is_open()) {
-    throw_io_error(errno, "(memory file)", "create");
+    throw_io_error(errno, "a file in memory", "create");
   }
   std::string_view rest = content;
   while (!rest.empty()) {
     const ssize_t written = ::write(file.get(), rest.data(), rest.size());
     if (written < 0 && errno != EINTR) {
-      throw_io_error(errno, "(memory file)", "write");
+      throw_io_error(errno, "a file in memory", "write");
     }
     rest.remove_prefix(static_cast<std::size_t>(std::max<ssize_t>(written, 0)));
   }
   if (::lseek(file.get(), 0, SEEK_SET) != 0) {
-    throw_io_error(errno, "(memory file)", "rewind");
+    throw_io_error(errno, "a file in memory", "rewind");
   }
   return file;
 }

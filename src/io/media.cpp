@@ -14,9 +14,7 @@ namespace {
 
 constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int64_t kOpenFiles = 64;
-constexpr const char* kHowToGet =
-    "Install ffmpeg, or set FASTWAN_FFMPEG_BIN to the program, or write PNG frames instead "
-    "(output name ending in .png)";
+constexpr const char* kHowToGet = "Install ffmpeg, or set FASTWAN_FFMPEG_BIN to the program";
 
 bool is_program(const Path& file) {
   std::error_code error;

@@ -82,4 +82,16 @@ Path numbered_frame(const Path& to, int64_t number) {
                                 to.extension().string());
 }
 
+std::vector<Path> video_files(const Path& to, int64_t num_frames) {
+  const std::string extension = to_lower(to.extension().string());
+  if (num_frames == 1 || (extension != ".png" && extension != ".jpg")) {
+    return {to};
+  }
+  std::vector<Path> files;
+  for (int64_t number = 1; number <= num_frames; ++number) {
+    files.push_back(numbered_frame(to, number));
+  }
+  return files;
+}
+
 }  // namespace fastwan::io

@@ -6,6 +6,7 @@
 #include <span>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "base/files.h"
 #include "io/image.h"
@@ -42,5 +43,8 @@ std::unique_ptr<VideoSink> open_video(const Path& to,
                                       std::stop_token stop);
 
 Path numbered_frame(const Path& to, int64_t number);  // clip.png, 3: clip_0003.png
+
+// The files that a video of `num_frames` frames becomes.
+std::vector<Path> video_files(const Path& to, int64_t num_frames);
 
 }  // namespace fastwan::io

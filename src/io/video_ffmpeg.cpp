@@ -127,20 +127,23 @@ Words all_words(const SinkRequest& request, const std::string& to) {
   return words;
 }
 
+bool is_too_large(const std::string& error_text) {
+  return error_text.find("File too large") != std::string::npos;
+}
+
 bool is_disk_full(const std::string& error_text) {
-  for (const char* reason : {"No space left on device", "File too large", "Disk quota exceeded"}) {
-    if (error_text.find(reason) != std::string::npos) {
-      return true;
-    }
-  }
-  return false;
+  return is_too_large(error_text) ||
+         error_text.find("No space left on device") != std::string::npos ||
+         error_text.find("Disk quota exceeded") != std::string::npos;
 }
 
 [[noreturn]] void throw_encoder_end(const Path& to, const ProcessEnd& end) {
   const std::string detail = end.last_line.empty() ? "" : ": " + end.last_line;
   if (is_disk_full(end.error_text)) {
-    throw IoError(Code::kDiskFull, str("cannot write ", escape_control(to.string()), detail,
-                                       ". Free some space or choose another folder"));
+    throw IoError(Code::kDiskFull,
+                  str("cannot write ", escape_control(to.string()), detail, ". ",
+                      is_too_large(end.error_text) ? "Raise `ulimit -f`" : "Free some space",
+                      " or choose another folder"));
   }
   const std::string how = end.is_success() ? "ended before it had all frames" : end.describe();
   throw IoError(Code::kEncoderFailed, str(escape_control(to.string()), ": ffmpeg ", how, detail));

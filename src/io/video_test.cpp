@@ -160,6 +160,9 @@ TEST(Video, PngFramesAreExactAndNeedNoFfmpeg) {
   }
   sink->finish();
   EXPECT_EQ(names_in(folder.where()).count("clip_0001.png"), 1U);
+  for (const Path& file : video_files(to, /*num_frames=*/3)) {
+    EXPECT_TRUE(std::filesystem::exists(file)) << file;
+  }
   for (int64_t i = 0; i < 3; ++i) {
     const std::vector<uint8_t> wanted = gradient_frame(kSize, i);
     EXPECT_EQ(decode(numbered_frame(to, i + 1)), std::string(wanted.begin(), wanted.end()));
@@ -184,6 +187,10 @@ TEST(Video, JpegFramesSurviveAPercentSignInTheFolder) {
   fs::create_directory(odd);
   write_video(odd / "a:b.jpg", small_format(), 2);
   EXPECT_EQ(names_in(odd), (std::set<std::string>{"a:b_0001.jpg", "a:b_0002.jpg"}));
+  EXPECT_EQ(video_files(odd / "a:b.jpg", 2),
+            (std::vector<Path>{odd / "a:b_0001.jpg", odd / "a:b_0002.jpg"}));
+  EXPECT_EQ(video_files("still.JPG", 1), std::vector<Path>{"still.JPG"});
+  EXPECT_EQ(video_files("clip.mp4", 9), std::vector<Path>{"clip.mp4"});
 }
 
 TEST(Video, LongMetadataPassesWithoutBeingAnArgument) {
@@ -335,7 +342,7 @@ TEST(Video, AFullDiskIsSaidSoAndLeavesNothing) {
   for (const rlim_t bytes : {150, 20'000}) {
     const FileSizeLimit limit(bytes);
     for (const char* extension : {".mp4", ".webm", ".gif", ".webp", ".png", ".jpg"}) {
-      expect_failure(Code::kDiskFull, "Free some space", [&] {
+      expect_failure(Code::kDiskFull, "Raise `ulimit -f`", [&] {
         const auto sink = open_video(folder.where() / str("clip", extension),
                                      {.size = kLarge, .fps = 16}, &test_ffmpeg(), {});
         for (int i = 0; i < 3; ++i) {

@@ -37,10 +37,19 @@ bool needs_ffmpeg(const Path& file) {
 std::optional<io::Ffmpeg> open_if_needed(const config::Generate& settings,
                                          const std::vector<Path>& venvs,
                                          const std::vector<Path>& outputs) {
-  if (settings.image.is_set || std::any_of(outputs.begin(), outputs.end(), needs_ffmpeg)) {
+  if (settings.image.is_set) {
     return io::open_ffmpeg(venvs);
   }
-  return std::nullopt;
+  if (std::none_of(outputs.begin(), outputs.end(), needs_ffmpeg)) {
+    return std::nullopt;
+  }
+  try {
+    return io::open_ffmpeg(venvs);
+  } catch (const IoError& error) {
+    throw IoError(error.code(), str(error.what(),
+                                    ", or write frames as PNG, which needs none (an output name "
+                                    "ending in .png)"));
+  }
 }
 
 std::string digest_of(const at::Tensor& latents) {
@@ -86,6 +95,10 @@ struct TextToVideo::Impl {
 
   layout::LatentSize latent() const {
     return layout::latent_size(model, *settings.num_frames, *settings.height, *settings.width);
+  }
+  // Pixel frames of latents [1, C, T, H, W].
+  int64_t num_frames_of(const at::Tensor& latents) const {
+    return 1 + (latents.size(2) - 1) * model.vae_config.scale_factor_temporal;
   }
   // The type in which the sampler holds its latents.
   at::ScalarType latent_type() const {
@@ -195,12 +208,11 @@ void TextToVideo::Impl::write_frames(const VideoRequest& request,
   FrameTargets targets;
   targets.keep = as_tensors || !request.frames.empty();
   if (!request.contact_sheet.empty()) {
-    targets.sheet.emplace(
-        io::ContactSheetFormat{.columns = request.sheet_columns,
-                               .rows = request.sheet_rows,
-                               .frame = size,
-                               .num_frames = 1 + (latents.size(2) - 1) * vae.scale_factor_temporal,
-                               .fps = *settings.fps});
+    targets.sheet.emplace(io::ContactSheetFormat{.columns = request.sheet_columns,
+                                                 .rows = request.sheet_rows,
+                                                 .frame = size,
+                                                 .num_frames = num_frames_of(latents),
+                                                 .fps = *settings.fps});
   }
   if (!request.video.empty() && !as_tensors) {
     targets.video = io::open_video(
@@ -258,7 +270,13 @@ VideoReport TextToVideo::make(const VideoRequest& request, const Watch& watch) {
   if (!request.video.empty() || !request.frames.empty() || !request.contact_sheet.empty()) {
     impl_->write_frames(request, latents, clock, timed);
   }
-  return {.latents_sha256 = digest_of(latents), .stage_seconds = clock.seconds()};
+  std::vector<Path> files;
+  if (!request.video.empty()) {
+    files = io::video_files(request.video, impl_->num_frames_of(latents));
+  }
+  return {.files = std::move(files),
+          .latents_sha256 = digest_of(latents),
+          .stage_seconds = clock.seconds()};
 }
 
 std::string TextToVideo::device() const {

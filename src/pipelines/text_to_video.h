@@ -27,6 +27,7 @@ struct VideoRequest {
 };
 
 struct VideoReport {
+  std::vector<Path> files;     // the video, or each of its frames; none when no video was wanted
   std::string latents_sha256;  // of the final normalised latents as fp32
   std::vector<std::pair<std::string, double>> stage_seconds;
 };

@@ -1,8 +1,10 @@
 """A prompt becomes a video."""
 import json
+import os
+import subprocess
 
 import numpy
-from conftest import MODEL, PROMPT, Mp4, decode, leftovers, preset_of_model, small
+from conftest import MODEL, PROMPT, Mp4, binary, decode, leftovers, preset_of_model, small
 
 
 def test_a_prompt_becomes_an_mp4_of_the_asked_size(fastwan, tmp_path):
@@ -131,12 +133,16 @@ def test_offload_changes_memory_not_results(fastwan, tmp_path):
     numpy.testing.assert_array_equal(none, stage)
 
 
-def test_help_version_and_inspect_answer_in_under_50_ms(fastwan):
-    import time
+def processor_seconds(*words):
+    """What a run takes of the processor: unlike the clock, the same on a busy machine."""
+    process = subprocess.Popen([str(binary()), *[str(w) for w in words]], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_help_version_and_inspect_answer_in_under_50_ms():
     for words in (["--help"], ["--version"], ["generate", "--help"], ["inspect", MODEL]):
-        best = 1.0
-        for _ in range(7):
-            start = time.perf_counter()
-            assert fastwan(*words).status == 0
-            best = min(best, time.perf_counter() - start)
+        best = min(processor_seconds(*words) for _ in range(7))
         assert best < 0.05, f"{words}: {best * 1000:.0f} ms"

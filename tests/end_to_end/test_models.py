@@ -200,7 +200,9 @@ def test_weights_that_overflow_are_reported_with_the_step(fastwan, model_copy, t
 def test_frames_leave_without_ffmpeg(fastwan, tmp_path, name, files):
     run = fastwan(*small("-o", name, "--num-frames", "5"), env={"FASTWAN_FFMPEG_BIN": "/no/such/ffmpeg"})
     assert run.status == 0, run
-    assert len(leftovers(tmp_path)) == files
+    assert leftovers(tmp_path) == run.out.split() and len(leftovers(tmp_path)) == files
+    again = fastwan(*small("-o", name, "--num-frames", "5"))
+    assert again.status == 8 and run.out.split()[0] in again.err and "--overwrite" in again.err, again
     if name.endswith(".safetensors"):
         assert load_file(tmp_path / name)["frames"].shape[0] == 5
 

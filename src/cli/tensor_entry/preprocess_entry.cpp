@@ -107,9 +107,9 @@ void decode_rows(const DecodeRowsCall& call) {
                                             call.first, " to ", call.first + call.count - 1));
   }
   const at::Device device = pipelines::resolve_device(call.device);
+  const io::Ffmpeg ffmpeg = io::open_ffmpeg(call.media_roots);
   const auto vae =
       models::load_wan_vae(call.model.vae, {.device = device, .parts = models::VaeParts::kDecoder});
-  const io::Ffmpeg ffmpeg = io::open_ffmpeg(call.media_roots);
   for (int64_t i = call.first; i < call.first + call.count; ++i) {
     const data::Example example = data::example_of(rows->read(i), rows->place(i));
     if (!example.latents.defined() || example.latents.size(0) != vae->config().z_dim) {

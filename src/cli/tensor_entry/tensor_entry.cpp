@@ -63,7 +63,7 @@ GenerateReport generate(const GenerateCall& call) {
     const VideoJob& job = call.jobs[i];
     const pipelines::VideoReport made = pipeline.make(
         request_of(job, metadata_of(call, job, pipeline.ffmpeg_version())), call.watch);
-    call.on_result({.output = job.output,
+    call.on_result({.files = made.files,
                     .contact_sheet = job.side.contact_sheet,
                     .seed = job.seed,
                     .latents_sha256 = made.latents_sha256,
