@@ -124,10 +124,10 @@ TEST(Process, AChildThatComputesAfterItsInputIsLeftAlone) {
   const Path enough = folder.where() / "enough";
   ProcessSpec spec = shell("until [ -e " + enough.string() + " ]; do :; done; echo done >&2");
   // Long enough for the child to get the processor at least once on a busy machine.
-  spec.stall_limit = milliseconds(500);
+  spec.stall_limit = milliseconds(2000);
   Process process(spec);
   std::jthread later([&] {
-    std::this_thread::sleep_for(3 * spec.stall_limit);
+    std::this_thread::sleep_for(spec.stall_limit + milliseconds(500));
     std::ofstream(enough) << "x";
   });
   EXPECT_EQ(process.wait().last_line, "done");
@@ -135,7 +135,7 @@ TEST(Process, AChildThatComputesAfterItsInputIsLeftAlone) {
 
 TEST(Process, ReadingEndsAtTheTotalLimit) {
   ProcessSpec spec = shell("echo x; exec sleep 100");
-  spec.total_limit = milliseconds(1000);  // the shell must have started by then
+  spec.total_limit = milliseconds(2000);  // the shell must have started by then
   const ProcessResult result = run_process(spec, 1 << 20);
   EXPECT_EQ(result.end.kind, ProcessEnd::Kind::kTimedOut);
   EXPECT_EQ(result.output, "x\n");
