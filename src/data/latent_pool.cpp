@@ -3,10 +3,8 @@
 #include <algorithm>
 #include <map>
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 
 #include "base/check.h"
@@ -23,23 +21,6 @@ constexpr int64_t kFirst = 64;  // latents of the quick digest
 void add_bytes(Sha256& digest, const at::Tensor& tensor) {
   const at::Tensor dense = tensor.cpu().contiguous();
   digest.update({static_cast<const std::byte*>(dense.const_data_ptr()), dense.nbytes()});
-}
-
-// Clips [first, first + count) of the source, [count, 3, F, P, Q].
-at::Tensor render_batch(const ShapesSource& source,
-                        int64_t first,
-                        int64_t count,
-                        std::vector<Example>& examples) {
-  std::vector<at::Tensor> pixels(static_cast<std::size_t>(count));
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Example example = source.get(first + i);
-      pixels[static_cast<std::size_t>(i)] = std::move(example.latents);
-      examples[static_cast<std::size_t>(first + i)] = {.id = std::move(example.id),
-                                                       .caption = std::move(example.caption)};
-    }
-  });
-  return at::stack(pixels);
 }
 
 }  // namespace
@@ -99,7 +80,7 @@ std::shared_ptr<LatentPool> encode_pool(const PoolOptions& options,
   for (int64_t first = 0; first < N; first += options.vae_batch) {
     watch.throw_if_stopped();
     const int64_t count = std::min(options.vae_batch, N - first);
-    const at::Tensor pixels = render_batch(source, first, count, examples).to(options.vae_device);
+    const at::Tensor pixels = render_batch(source, first, count, &examples).to(options.vae_device);
     const at::Tensor mean = encoders.vae.encode(pixels).mean;  // [count, C, T, H, W]
     if (!latents.defined()) {
       std::vector<int64_t> shape = mean.sizes().vec();

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "data/shapes.h"
 #include "data/source.h"
@@ -14,24 +15,44 @@ namespace fastwan::data {
 // A clip's bytes as networks take them: [3, F, P, Q] fp32 in [-1, 1].
 at::Tensor pixels_of(const shapes::Clip& clip);
 
+// Which frames of a clip an example holds.
+struct ShapesWindow {
+  static constexpr int64_t kAll = -1;
+  // Consecutive ones, where in the clip depends on its index alone; 0: captions without pixels,
+  // which are not rendered at all.
+  int64_t frames = kAll;
+};
+
 class ShapesSource final : public Source {
  public:
   // Clips range.first ... of the seed, range.count in all. InvalidInput bad_value: a range outside
-  // [0, shapes::kNumIndices), a format that is too small.
-  ShapesSource(const shapes::Format& format, uint64_t seed, const shapes::IndexRange& range);
+  // [0, shapes::kNumIndices), a format that is too small, a window longer than a clip.
+  ShapesSource(const shapes::Format& format,
+               uint64_t seed,
+               const shapes::IndexRange& range,
+               ShapesWindow window = {});
 
   int64_t size() const override { return range_.count; }
-  // latents: the pixels [3, F, P, Q] in [-1, 1]; text: none, [0, 1].
+  // latents: the window's pixels [3, f, P, Q] in [-1, 1], undefined without; text: none, [0, 1].
   Example get(int64_t index) const override;
-  // The format, the seed, the range and the bytes of the first clip.
+  // The format, the seed, the range, the window and the bytes of the first clip.
   std::string digest() const override;
 
+  shapes::Scene scene(int64_t index) const;
   shapes::Clip clip(int64_t index) const;
 
  private:
   shapes::Format format_;
   uint64_t seed_;
   shapes::IndexRange range_;
+  ShapesWindow window_;
 };
+
+// The pixels of whole examples [first, first + count), rendered on all threads:
+// [count, 3, F, P, Q]. Ids and captions go to `examples` at their index, where it is given.
+at::Tensor render_batch(const ShapesSource& source,
+                        int64_t first,
+                        int64_t count,
+                        std::vector<Example>* examples = nullptr);
 
 }  // namespace fastwan::data

@@ -1,5 +1,7 @@
 #include "data/shapes_source.h"
 
+#include <set>
+
 #include <gtest/gtest.h>
 
 #include "base/check.h"
@@ -36,6 +38,31 @@ TEST(ShapesSource, ItsDigestTellsFormatSeedAndRange) {
   EXPECT_NE(digest, ShapesSource(kSmall, 3, {11, 4}).digest());
   EXPECT_NE(digest, ShapesSource(kSmall, 3, {10, 5}).digest());
   EXPECT_NE(digest, ShapesSource({9, 64, 64}, 3, {10, 4}).digest());
+}
+
+TEST(ShapesSource, AWindowIsFramesOfTheClipAtAPlaceOfItsIndexAlone) {
+  const ShapesSource whole({9, 64, 64}, 3, {10, 12}), part({9, 64, 64}, 3, {10, 12}, {.frames = 5}),
+      shifted({9, 64, 64}, 3, {11, 11}, {.frames = 5});
+  std::set<int64_t> places;
+  for (int64_t i = 1; i < 12; ++i) {
+    const at::Tensor all = whole.get(i).latents, window = part.get(i).latents;
+    ASSERT_EQ(window.sizes(), (std::vector<int64_t>{3, 5, 64, 64}));
+    EXPECT_TRUE(testing::is_equal(shifted.get(i - 1).latents, window));
+    for (int64_t first = 0; first < 5; ++first) {
+      if (testing::is_equal(all.narrow(1, first, 5), window)) {
+        places.insert(first);
+      }
+    }
+  }
+  EXPECT_GE(places.size(), 3U);  // 11 windows at five places
+  EXPECT_NE(whole.digest(), part.digest());
+  EXPECT_THROW(ShapesSource(kSmall, 3, {10, 4}, {.frames = 6}), InvalidInput);
+}
+
+TEST(ShapesSource, CaptionsComeWithoutPixels) {
+  const Example example = ShapesSource(kSmall, 3, {10, 4}, {.frames = 0}).get(2);
+  EXPECT_EQ(example.caption, shapes::draw_scene(kSmall, 3, 12).caption);
+  EXPECT_FALSE(example.latents.defined());
 }
 
 TEST(ShapesSource, RefusesRangesThatLeaveTheIndices) {

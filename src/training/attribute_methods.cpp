@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "training/module_step.h"
+#include "training/random_start.h"
 #include "training/role.h"
 
 namespace fastwan::training {
@@ -48,6 +49,12 @@ TextProbe::TextProbe(std::shared_ptr<models::Umt5> encoder, std::vector<Attribut
     heads_.push_back(models::Linear::make(*this, "heads." + attribute.name,
                                           encoder_->config().d_model, attribute.num_classes,
                                           options));
+  }
+}
+
+void TextProbe::initialise_heads(uint64_t seed) const {
+  for (std::size_t i = 0; i < heads_.size(); ++i) {
+    fill_random(heads_[i], seed, static_cast<int64_t>(i));
   }
 }
 

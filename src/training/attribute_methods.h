@@ -38,6 +38,9 @@ class TextProbe final : public torch::nn::Module {
   // initialised.
   TextProbe(std::shared_ptr<models::Umt5> encoder, std::vector<Attribute> attributes);
 
+  // Weights and biases as torch's linear layers start.
+  void initialise_heads(uint64_t seed) const;
+
   // Token ids of b captions, each at its true length -> A of [b, classes]. Captions of one length
   // go through the encoder together.
   std::vector<at::Tensor> logits(const std::vector<std::vector<int64_t>>& ids) const;

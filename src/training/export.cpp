@@ -19,8 +19,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kStem = "diffusion_pytorch_model";
 constexpr std::size_t kMostListed = 10;
+
+// Of weight files, by the library that wrote the component.
+const char* stem_of(const std::string& component) {
+  return component == "text_encoder" ? "model" : "diffusion_pytorch_model";
+}
 
 int64_t bytes_of(const ExportTensor& tensor, at::ScalarType dtype) {
   int64_t bytes = static_cast<int64_t>(c10::elementSize(dtype));
@@ -74,11 +78,12 @@ void write_weights(const Path& folder,
                    const std::vector<ExportTensor>& weights,
                    const ExportOptions& options) {
   const std::vector<Shard> shards = split_into_shards(weights, options);
+  const char* stem = stem_of(options.component);
   Json map = Json::object();
   int64_t total = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = shards.size() == 1 ? str(kStem, ".safetensors")
-                                                : str(kStem, "-", padded(i + 1), "-of-",
+    const std::string name = shards.size() == 1 ? str(stem, ".safetensors")
+                                                : str(stem, "-", padded(i + 1), "-of-",
                                                       padded(shards.size()), ".safetensors");
     write_shard(folder / name, shards[i], options.dtype);
     const auto bytes = static_cast<int64_t>(fs::file_size(folder / name));
@@ -94,23 +99,38 @@ void write_weights(const Path& folder,
   }
   if (shards.size() > 1) {
     const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-    write_durably(folder / str(kStem, ".safetensors.index.json"), dump_json(index));
+    write_durably(folder / str(stem, ".safetensors.index.json"), dump_json(index));
   }
 }
 
-// Names and shapes as the base's config wants them; gates may be there or not.
-void check_against_config(const std::vector<ExportTensor>& weights, const Path& config_file) {
-  layout::WanDitConfig config =
-      layout::read_wan_dit(read_json_file(config_file.string()), config_file.string());
+// As the component's config implies them; gates may be there or not.
+std::vector<layout::TensorSpec> wanted_tensors(const std::vector<ExportTensor>& weights,
+                                               const std::string& component,
+                                               const std::string& config_file) {
+  const Json json = read_json_file(config_file);
+  if (component == "vae") {
+    return layout::tensors_of(layout::read_wan_vae(json, config_file));
+  }
+  if (component == "text_encoder") {
+    return layout::tensors_of(layout::read_umt5(json, config_file));
+  }
+  layout::WanDitConfig config = layout::read_wan_dit(json, config_file);
   config.is_gated = std::any_of(weights.begin(), weights.end(), [](const ExportTensor& tensor) {
     return tensor.name.find(layout::kGateName) != std::string::npos;
   });
+  return layout::tensors_of(config);
+}
+
+void check_against_config(const std::vector<ExportTensor>& weights,
+                          const std::string& component,
+                          const Path& config_file) {
   std::map<std::string, std::vector<int64_t>> given;
   for (const ExportTensor& tensor : weights) {
     given.emplace(tensor.name, tensor.shape);
   }
   std::vector<std::string> wrong;
-  for (const layout::TensorSpec& wanted : layout::tensors_of(config)) {
+  for (const layout::TensorSpec& wanted :
+       wanted_tensors(weights, component, config_file.string())) {
     const auto found = given.find(wanted.name);
     if (found == given.end() || found->second != wanted.shape) {
       wrong.push_back(wanted.name);
@@ -165,8 +185,14 @@ void fill(const Path& folder,
     write_durably(preset, dump_json(changed));
   }
   fs::create_directory(folder / options.component);
-  copy_or_link(options.base / options.component / "config.json",
-               folder / options.component / "config.json", /*links=*/false);
+  const Path config = Path(options.component) / "config.json";
+  if (options.config.empty()) {
+    copy_or_link(options.base / config, folder / config, /*links=*/false);
+  } else {
+    Json changed = read_json_file((options.base / config).string());
+    changed.merge_patch(parse_json(options.config, "config of the export"));
+    write_durably(folder / config, dump_json(changed));
+  }
   write_weights(folder / options.component, weights, options);
   write_index(options.base / "model_index.json", folder / "model_index.json", options.class_name);
 }
@@ -195,6 +221,16 @@ std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
   return weights;
 }
 
+std::vector<ExportTensor> weights_of(const Units& units) {
+  std::vector<ExportTensor> weights;
+  for (const Units::Named& named : units.values()) {
+    weights.push_back({.name = named.name,
+                       .shape = named.value.sizes().vec(),
+                       .value = [value = named.value] { return value; }});
+  }
+  return weights;
+}
+
 void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions& options) {
   if (!fs::is_regular_file(options.base / "model_index.json")) {
     throw_io_error(ENOENT, options.base / "model_index.json", "open");
@@ -203,9 +239,8 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
     throw Failure(Code::kExists,
                   str(options.to.string(), " exists. Choose another folder or remove it"));
   }
-  if (options.component == "transformer") {
-    check_against_config(weights, options.base / options.component / "config.json");
-  }
+  check_against_config(weights, options.component,
+                       options.base / options.component / "config.json");
   Path unfinished = options.to.has_filename() ? options.to : options.to.parent_path();
   unfinished += ".tmp";
   fs::remove_all(unfinished);

@@ -1,8 +1,9 @@
 // Trained weights as a Diffusers folder that `fastwan generate` and diffusers load.
 //
-//   <to>/transformer/config.json                              of the base model
-//        transformer/diffusion_pytorch_model*.safetensors     one file, or shards and an index
-//        vae, text_encoder, tokenizer, scheduler, ...         of the base model, copied or linked
+//   <to>/<component>/config.json                              of the base model, with changes
+//        <component>/diffusion_pytorch_model*.safetensors     one file, or shards and an index; a
+//                                                             text encoder's: model*.safetensors
+//        all other components                                 of the base model, copied or linked
 //        model_index.json                                     of the base model, with the class
 //        named
 //
@@ -19,6 +20,7 @@
 
 #include "base/files.h"
 #include "training/checkpoint.h"
+#include "training/units.h"
 
 namespace fastwan::training {
 
@@ -34,10 +36,15 @@ std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
                                      const std::string& role,
                                      PieceKind kind);
 
+// All tensors of a network that is being trained, in its masters' dtype.
+std::vector<ExportTensor> weights_of(const Units& units);
+
 struct ExportOptions {
   Path base;                              // Diffusers folder with all other components
   Path to;                                // must not exist, but for replaces = true
-  std::string component = "transformer";  // the folder of `base` that is replaced
+  // The folder of `base` that is replaced: transformer, vae or text_encoder.
+  std::string component = "transformer";
+  std::string config;      // merged into the component's config.json (RFC 7396); empty: as it is
   std::string class_name;                 // _class_name of model_index.json; empty: the base's
   std::string
       preset;  // merged into fastwan.json (RFC 7396) where the base has one; empty: as it is

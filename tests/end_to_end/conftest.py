@@ -30,21 +30,30 @@ class Run:
         return f"status {self.status}\nstdout: {self.out}\nstderr: {self.err}"
 
 
-@pytest.fixture
-def fastwan(tmp_path):
-    """Runs the program inside an empty folder."""
+@pytest.fixture(scope="session")
+def fastwan_in():
+    """Of a folder: what runs the program inside it."""
 
     # What only these tests read would draw the program's warning about unknown variables.
     inherited = {name: value for name, value in os.environ.items() if name != "FASTWAN_BIN"}
 
-    def run(*arguments, env=None, cwd=None, preexec_fn=None, timeout=120):
-        words = [str(binary()), *[str(a) for a in arguments]]
-        completed = subprocess.run(
-            words, cwd=cwd or tmp_path, env={**inherited, "CI": "1", **(env or {})}, capture_output=True,
-            text=True, timeout=timeout, preexec_fn=preexec_fn, stdin=subprocess.DEVNULL)
-        return Run(completed)
+    def at(folder):
+        def run(*arguments, env=None, cwd=None, preexec_fn=None, timeout=120):
+            words = [str(binary()), *[str(a) for a in arguments]]
+            completed = subprocess.run(
+                words, cwd=cwd or folder, env={**inherited, "CI": "1", **(env or {})}, capture_output=True,
+                text=True, timeout=timeout, preexec_fn=preexec_fn, stdin=subprocess.DEVNULL)
+            return Run(completed)
 
-    return run
+        return run
+
+    return at
+
+
+@pytest.fixture
+def fastwan(fastwan_in, tmp_path):
+    """Runs the program inside an empty folder."""
+    return fastwan_in(tmp_path)
 
 
 def small(*extra):

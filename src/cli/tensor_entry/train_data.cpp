@@ -20,21 +20,6 @@ namespace {
 
 namespace shapes = data::shapes;
 
-shapes::Format format_of(const config::Recipe& recipe) {
-  const config::Data& data = recipe.training.data;
-  return {.frames = data.num_frames, .height = data.num_height, .width = data.num_width};
-}
-
-shapes::IndexRange range_of(const config::ShapesData& wanted) {
-  shapes::IndexRange range = shapes::kTraining;
-  if (wanted.range == config::ShapesRange::kVae) {
-    range = shapes::kVae;
-  } else if (wanted.range == config::ShapesRange::kProbe) {
-    range = shapes::kProbe;
-  }
-  return {.first = range.first + wanted.first_index, .count = wanted.count};
-}
-
 // Text encoder and tokenizer, loaded once and let go after the last text.
 class Texts {
  public:
@@ -56,9 +41,9 @@ std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
   const auto vae = models::load_wan_vae(
       folder.vae, {.device = context.device, .parts = models::VaeParts::kEncoder});
   return data::encode_pool(
-      {.format = format_of(context.recipe),
+      {.format = shapes_format(context.recipe),
        .seed = static_cast<uint64_t>(wanted.seed),
-       .range = range_of(wanted),
+       .range = shapes_range(context.recipe),
        .vae_device = context.device,
        .storage = context.device},
       {.vae = *vae, .text_encoder = texts.encoder(), .tokenizer = texts.tokenizer()},
@@ -69,8 +54,8 @@ std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
 std::shared_ptr<const data::Source> captioned_clips(const TrainContext& context,
                                                     const Texts& texts) {
   const config::ShapesData& wanted = context.recipe.training.data.shapes;
-  const shapes::Format format = format_of(context.recipe);
-  const shapes::IndexRange range = range_of(wanted);
+  const shapes::Format format = shapes_format(context.recipe);
+  const shapes::IndexRange range = shapes_range(context.recipe);
   std::vector<std::string> captions;
   for (int64_t i = 0; i < range.count; ++i) {
     captions.push_back(
@@ -101,6 +86,22 @@ at::Tensor negative_text(const TrainContext& context, const Texts& texts) {
 }
 
 }  // namespace
+
+shapes::Format shapes_format(const config::Recipe& recipe) {
+  const config::Data& data = recipe.training.data;
+  return {.frames = data.num_frames, .height = data.num_height, .width = data.num_width};
+}
+
+shapes::IndexRange shapes_range(const config::Recipe& recipe) {
+  const config::ShapesData& wanted = recipe.training.data.shapes;
+  shapes::IndexRange range = shapes::kTraining;
+  if (wanted.range == config::ShapesRange::kVae) {
+    range = shapes::kVae;
+  } else if (wanted.range == config::ShapesRange::kProbe) {
+    range = shapes::kProbe;
+  }
+  return {.first = range.first + wanted.first_index, .count = wanted.count};
+}
 
 TrainData make_data(const TrainContext& context, bool needs_latents) {
   const config::Recipe& recipe = context.recipe;

@@ -6,7 +6,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/ops/tensor.h>
 #include <torch/version.h>
 
 #include "base/check.h"
@@ -17,10 +16,7 @@
 #include "cli/tensor_library.h"
 #include "cli/version.h"
 #include "data/loader.h"
-#include "models/checkpoint.h"
-#include "models/layout/cost.h"
 #include "pipelines/device.h"
-#include "training/export.h"
 #include "training/trainer.h"
 
 namespace fastwan::cli {
@@ -156,93 +152,21 @@ bool tracks(const Recipe& recipe, const char* tracker) {
   return std::find(all.begin(), all.end(), tracker) != all.end();
 }
 
-training::RunState identity_of(const TrainContext& context,
-                               const RoleNetworks& networks,
-                               const TrainData& data) {
+training::RunState identity_of(const TrainContext& context, const TrainSetup& setup) {
   const Recipe& recipe = context.recipe;
   training::RunState state{.method = config::name_of(recipe.method.kind),
                            .config = config::to_yaml(recipe),
                            .seed = static_cast<uint64_t>(recipe.training.data.seed),
-                           .data_digest = data.source->digest(),
-                           .world = context.mesh.world->size()};
+                           .data_digest = setup.source->digest(),
+                           .world = context.mesh.world->size(),
+                           .frozen = setup.frozen};
   state.environment = {{"program", kVersion},
                        {"torch", TORCH_VERSION},
                        {"device", context.device.str()},
                        {"threads", str(at::get_num_threads())},
                        {"instructions", at::get_cpu_capability()}};
-  for (const auto& [role, one] : networks) {
-    if (!recipe.models.at(role).trainable) {
-      state.frozen[role] = one.weights_digest;
-    }
-  }
   return state;
 }
-
-// (latents - mean) / std in fp32, as the VAE's config has them; on the networks' device.
-std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainContext& context,
-                                                                    const TrainData& data) {
-  const auto per_channel = [&context](const std::vector<double>& values) {
-    return at::tensor(values, at::kDouble)
-        .to(at::kFloat)
-        .view({1, static_cast<int64_t>(values.size()), 1, 1, 1})
-        .to(context.device);
-  };
-  const at::Tensor mean = per_channel(data.folder.vae_config.latents_mean);
-  const at::Tensor deviation = per_channel(data.folder.vae_config.latents_std);
-  return [mean, deviation, device = context.device](const data::Batch& batch) {
-    training::MicroBatch out{.latents = {},
-                             .text = batch.text.to(device, at::kFloat),
-                             .slots = batch.slots,
-                             .captions = batch.captions};
-    if (batch.latents.defined()) {
-      out.latents = (batch.latents.to(device, at::kFloat) - mean) / deviation;
-    }
-    return out;
-  };
-}
-
-int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const TrainData& data) {
-  const layout::LatentSize size{.channels = data.latent_shape[0],
-                                .frames = data.latent_shape[1],
-                                .height = data.latent_shape[2],
-                                .width = data.latent_shape[3]};
-  return config::global_batch(recipe) *
-         layout::token_grid(networks.at(kStudent).folder.transformer_config, size).num_tokens();
-}
-
-// Weights as files, at the end and on the way.
-class Exporter {
- public:
-  Exporter(const TrainContext& context, const RoleNetwork& student)
-      : recipe_(context.recipe), student_(student) {}
-
-  void write(const Path& to, training::Ema* ema) const {
-    std::optional<training::WithEma> average;
-    if (ema != nullptr && recipe_.callbacks.ema.use_for_export) {
-      average.emplace(*ema);
-    }
-    if (student_.lora) {
-      const training::LoraExport lora = training::export_lora(*student_.network, *student_.lora);
-      std::filesystem::create_directories(to);
-      models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
-      return;
-    }
-    std::vector<training::ExportTensor> weights;
-    for (const training::Units::Named& named : student_.network->units().values()) {
-      weights.push_back({.name = named.name,
-                         .shape = named.value.sizes().vec(),
-                         .value = [value = named.value] { return value; }});
-    }
-    training::ExportOptions options = export_options(recipe_, kStudent);
-    options.to = to;
-    options.replaces = true;
-    training::export_folder(weights, options);
-  }
-
- private:
-  const Recipe& recipe_;
-  const RoleNetwork& student_;
-};
 
 void settle_device(const config::TrainRun& run) {
   if (run.threads > 0) {
@@ -255,15 +179,13 @@ void settle_device(const config::TrainRun& run) {
   }
 }
 
-// What the run is, for people and for later: resolved config, versions, seed, unconditional text.
-void write_beside(const Path& run, const training::RunState& identity, const TrainData& data) {
+// What the run is, for people and for later: resolved config, versions, seed.
+void write_identity(const Path& run, const training::RunState& identity) {
   write_durably(run / "config.yaml", identity.config);
   write_durably(run / "run.json", dump_json({{"environment", identity.environment},
                                              {"seed", identity.seed},
                                              {"data_digest", identity.data_digest},
                                              {"config_sha256", sha256_hex(identity.config)}}));
-  models::save_tensors(run / "negative.safetensors",
-                       {{"negative_prompt_embeds", data.unconditional.unsqueeze(0)}});
 }
 
 config::TrainReport train(const TrainCall& call) {
@@ -279,24 +201,22 @@ config::TrainReport train(const TrainCall& call) {
   const Path run = saving.output_dir;
   std::filesystem::create_directories(run);
 
-  const RoleNetworks networks = make_networks(context);
-  const bool needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
-                             recipe.method.rollout_mode != config::RolloutMode::kSimulate;
-  const TrainData data = make_data(context, needs_latents);
-  const std::unique_ptr<training::Method> method = make_method(context, networks, data);
+  const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
+                           recipe.method.kind == config::MethodKind::kDistill;
+  const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);
   data::Loader loader(
-      data.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
+      setup.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
                     .global_batch = config::global_batch(recipe),
                     .rank = context.mesh.world->rank(),
                     .world = context.mesh.world->size(),
                     .micro_batches = recipe.training.loop.gradient_accumulation_steps,
                     .text_rows = recipe.training.data.text_len,
-                    .latent_frames = recipe.training.data.num_latent_t,
+                    .latent_frames = setup.latent_frames,
                     .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
 
   training::TrainerOptions options{
       .run = run,
-      .identity = identity_of(context, networks, data),
+      .identity = identity_of(context, setup),
       .roles = role_options(recipe),
       .max_steps = recipe.training.loop.max_train_steps,
       .micro_batches = recipe.training.loop.gradient_accumulation_steps,
@@ -310,16 +230,26 @@ config::TrainReport train(const TrainCall& call) {
       .log_every = recipe.training.tracker.log_every_steps,
       .writes_jsonl = tracks(recipe, "jsonl"),
       .writes_events = tracks(recipe, "tensorboard"),
-      .tokens_per_step = tokens_of_step(recipe, networks, data)};
+      .tokens_per_step = setup.tokens_per_step};
   options.check_resume = [&, ours = options.identity](const training::RunState& stored) {
     check_same_run(stored, ours, recipe, call.run.allow_change);
   };
-  const Exporter exporter(context, networks.at(kStudent));
   training::Trainer* running = nullptr;
+  const auto write_export = [&](const Path& to) {
+    std::optional<training::WithEma> average;
+    training::Ema* ema = running->ema(kStudent);
+    if (ema != nullptr && recipe.callbacks.ema.use_for_export) {
+      average.emplace(*ema);
+    }
+    setup.write_export(to);
+  };
   config::TrainReport report{.device = context.device.str()};
-  training::TrainerHooks hooks{.prepare = preparation(context, data)};
+  training::TrainerHooks hooks{.prepare = setup.prepare};
   hooks.on_note = context.on_note;
-  hooks.on_start = [&, identity = options.identity] { write_beside(run, identity, data); };
+  hooks.on_start = [&, identity = options.identity] {
+    write_identity(run, identity);
+    setup.write_beside(run);
+  };
   hooks.on_step = [&](int64_t step, const training::Metrics& metrics) {
     if (call.listener.on_progress) {
       call.listener.on_progress(
@@ -333,10 +263,10 @@ config::TrainReport train(const TrainCall& call) {
   };
   hooks.export_weights = [&](int64_t step) {
     const Path to = run / str("weights-", step);
-    exporter.write(to, running->ema(kStudent));
+    write_export(to);
     report.exports.push_back(to);
   };
-  training::Trainer trainer(*method, loader, context.mesh, std::move(options), std::move(hooks));
+  training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options), std::move(hooks));
   running = &trainer;
   const training::TrainResult result = trainer.run();
   report.step = result.step;
@@ -344,37 +274,13 @@ config::TrainReport train(const TrainCall& call) {
   report.is_complete = result.ended == training::Ended::kDone;
   if (report.is_complete) {
     const Path to = saving.export_path.empty() ? run / "export" : Path(saving.export_path);
-    exporter.write(to, trainer.ema(kStudent));
+    write_export(to);
     report.exports.push_back(to);
   }
   return report;
 }
 
 }  // namespace
-
-training::ExportOptions export_options(const Recipe& recipe, const std::string& role) {
-  const bool is_student = role == kStudent;
-  const bool is_few_step = is_student && recipe.method.kind == config::MethodKind::kDistill;
-  const config::RoleModel& model = recipe.models.at(role);
-  Json preset = Json::object();
-  if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {
-    preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
-  }
-  if (is_few_step) {
-    preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
-    preset["sampler"] = "dmd";
-    preset["flow_shift"] = model.flow_shift;
-    preset["steps"] = nullptr;
-    preset["guidance_scale"] = nullptr;
-  }
-  const config::Checkpoint& saving = recipe.training.checkpoint;
-  return {.base = layout::open_model_folder(model.init_from, {}).folder,
-          .to = {},
-          .class_name = is_few_step ? "WanDMDPipeline" : "",
-          .preset = preset.empty() ? "" : preset.dump(),
-          .dtype = saving.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16 : at::kFloat,
-          .limit_bytes = saving.export_limit_bytes};
-}
 
 }  // namespace fastwan::cli
 

@@ -1,8 +1,6 @@
 // The method of a training run, from its recipe.
 #include <utility>
 
-#include "base/check.h"
-#include "base/text.h"
 #include "cli/tensor_entry/train_parts.h"
 #include "training/dmd/distill.h"
 #include "training/finetune.h"
@@ -130,16 +128,9 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,
                                               const TrainData& data) {
-  switch (context.recipe.method.kind) {
-    case config::MethodKind::kFinetune:
-      return finetune(context, networks, data);
-    case config::MethodKind::kDistill:
-      return distill(context, networks, data);
-    default:
-      throw InvalidInput(Code::kUnsupportedMethod,
-                         str("method ", config::name_of(context.recipe.method.kind),
-                             " trains no flow network; it has an entry of its own"));
-  }
+  return context.recipe.method.kind == config::MethodKind::kDistill
+             ? distill(context, networks, data)
+             : finetune(context, networks, data);
 }
 
 }  // namespace fastwan::cli

@@ -53,22 +53,6 @@ training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& mod
           .seed = static_cast<uint64_t>(recipe.training.data.seed)};
 }
 
-// The file's values where the network computes in bf16: its masters must not be rounded first.
-void copy_unrounded(training::Network& network, const models::WanDit& exact) {
-  std::map<std::string, at::Tensor> values;
-  for (const auto& parameter : exact.named_parameters()) {
-    values.emplace(parameter.key(), parameter.value());
-  }
-  network.units().initialise([&] {
-    const c10::NoGradGuard no_grad;
-    for (const auto& parameter : network.model().named_parameters()) {
-      if (const auto found = values.find(parameter.key()); found != values.end()) {
-        parameter.value().detach().copy_(found->second);
-      }
-    }
-  });
-}
-
 RoleNetwork make_network(const TrainContext& context,
                          const std::string& role,
                          const RoleModel& model) {
@@ -114,13 +98,40 @@ RoleNetwork make_network(const TrainContext& context,
       const auto exact = models::load_wan_dit(
           out.folder.transformer_config, *files, attention,
           {.profile = models::RoundingProfile::fp32(), .device = at::kCPU, .on_note = {}});
-      copy_unrounded(*out.network, *exact);
+      // The masters must not be rounded first: the file's values, not the network's.
+      out.network->units().initialise([&] { copy_values(*exact, *dit); });
     }
   }
   return out;
 }
 
 }  // namespace
+
+void copy_values(const torch::nn::Module& from, const torch::nn::Module& to) {
+  const c10::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> values;
+  for (const auto& parameter : from.named_parameters()) {
+    values.emplace(parameter.key(), parameter.value());
+  }
+  for (const auto& parameter : to.named_parameters()) {
+    if (const auto found = values.find(parameter.key()); found != values.end()) {
+      parameter.value().detach().copy_(found->second);
+    }
+  }
+}
+
+void copy_values(const training::Units& from, const torch::nn::Module& to) {
+  const c10::NoGradGuard no_grad;
+  std::map<std::string, at::Tensor> values;
+  for (const training::Units::Named& named : from.values()) {
+    values.emplace(named.name, named.value);
+  }
+  for (const auto& parameter : to.named_parameters()) {
+    if (const auto found = values.find(parameter.key()); found != values.end()) {
+      parameter.value().copy_(found->second);
+    }
+  }
+}
 
 at::ScalarType compute_type(const config::Recipe& recipe) {
   switch (recipe.training.compute_dtype) {

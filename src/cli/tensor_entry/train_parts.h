@@ -9,8 +9,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "base/files.h"
 #include "base/watch.h"
 #include "config/recipe.h"
+#include "data/loader.h"
+#include "data/shapes.h"
 #include "data/source.h"
 #include "distributed/comm.h"
 #include "models/layout/model_folder.h"
@@ -31,6 +34,31 @@ struct TrainContext {
 
 at::ScalarType compute_type(const config::Recipe& recipe);
 
+// Parameters of the same name get the other side's values; others stay.
+void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);
+void copy_values(const training::Units& from, const torch::nn::Module& to);
+
+// A run as the trainer takes it, whatever its method.
+struct TrainSetup {
+  std::shared_ptr<const data::Source> source;
+  std::function<training::MicroBatch(const data::Batch&)> prepare;
+  std::map<std::string, std::string> frozen;  // digests of weights by role
+  int64_t latent_frames = 0;                  // the first so many of each row; 0: all
+  int64_t tokens_per_step = 0;                // 0: unknown
+  // The student's weights, as they are now, in a model folder.
+  std::function<void(const Path& to)> write_export;
+  // What lies beside the checkpoints for people and other programs.
+  std::function<void(const Path& run)> write_beside = [](const Path&) {};
+  // Goes first: what it works on is held by the functions above.
+  std::unique_ptr<training::Method> method;
+};
+// finetune, distill: flow networks on latents.
+TrainSetup setup_flow(const TrainContext& context);
+// vae, text, features: networks on procedural clips, their frames or their captions.
+TrainSetup setup_shapes(const TrainContext& context);
+
+at::ScalarType export_type(const config::Recipe& recipe);
+
 // The networks of flow methods by role: student, teacher, critic.
 struct RoleNetwork {
   layout::ModelFolder folder;
@@ -40,6 +68,9 @@ struct RoleNetwork {
 };
 using RoleNetworks = std::map<std::string, RoleNetwork>;
 RoleNetworks make_networks(const TrainContext& context);
+
+data::shapes::Format shapes_format(const config::Recipe& recipe);
+data::shapes::IndexRange shapes_range(const config::Recipe& recipe);
 
 struct TrainData {
   layout::ModelFolder folder;  // of VAE, text encoder and tokenizer

@@ -1,0 +1,123 @@
+// Runs of flow networks on latents: finetune and distill.
+#include <optional>
+#include <utility>
+
+#include <ATen/ops/tensor.h>
+
+#include "cli/tensor_entry/train_parts.h"
+#include "models/checkpoint.h"
+#include "models/layout/cost.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::Recipe;
+
+constexpr const char* kStudent = "student";
+
+// (latents - mean) / std in fp32, as the VAE's config has them; on the networks' device.
+std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainContext& context,
+                                                                    const TrainData& data) {
+  const auto per_channel = [&context](const std::vector<double>& values) {
+    return at::tensor(values, at::kDouble)
+        .to(at::kFloat)
+        .view({1, static_cast<int64_t>(values.size()), 1, 1, 1})
+        .to(context.device);
+  };
+  const at::Tensor mean = per_channel(data.folder.vae_config.latents_mean);
+  const at::Tensor deviation = per_channel(data.folder.vae_config.latents_std);
+  return [mean, deviation, device = context.device](const data::Batch& batch) {
+    training::MicroBatch out{.latents = {},
+                             .text = batch.text.to(device, at::kFloat),
+                             .slots = batch.slots,
+                             .captions = batch.captions};
+    if (batch.latents.defined()) {
+      out.latents = (batch.latents.to(device, at::kFloat) - mean) / deviation;
+    }
+    return out;
+  };
+}
+
+int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const TrainData& data) {
+  const layout::LatentSize size{.channels = data.latent_shape[0],
+                                .frames = data.latent_shape[1],
+                                .height = data.latent_shape[2],
+                                .width = data.latent_shape[3]};
+  return config::global_batch(recipe) *
+         layout::token_grid(networks.at(kStudent).folder.transformer_config, size).num_tokens();
+}
+
+// The student's weights as a model folder, or its adapters as one file.
+void write_student(const Recipe& recipe, const RoleNetwork& student, const Path& to) {
+  if (student.lora) {
+    const training::LoraExport lora = training::export_lora(*student.network, *student.lora);
+    std::filesystem::create_directories(to);
+    models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
+    return;
+  }
+  training::ExportOptions options = export_options(recipe, kStudent);
+  options.to = to;
+  options.replaces = true;
+  training::export_folder(training::weights_of(student.network->units()), options);
+}
+
+}  // namespace
+
+at::ScalarType export_type(const Recipe& recipe) {
+  return recipe.training.checkpoint.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16
+                                                                                : at::kFloat;
+}
+
+TrainSetup setup_flow(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const auto networks = std::make_shared<const RoleNetworks>(make_networks(context));
+  const bool needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
+                             recipe.method.rollout_mode != config::RolloutMode::kSimulate;
+  const TrainData data = make_data(context, needs_latents);
+  TrainSetup setup{.source = data.source,
+                   .prepare = preparation(context, data),
+                   .frozen = {},
+                   .latent_frames = recipe.training.data.num_latent_t,
+                   .tokens_per_step = tokens_of_step(recipe, *networks, data),
+                   .write_export = {},
+                   .method = make_method(context, *networks, data)};
+  for (const auto& [role, one] : *networks) {
+    if (!recipe.models.at(role).trainable) {
+      setup.frozen[role] = one.weights_digest;
+    }
+  }
+  setup.write_export = [&recipe, networks](const Path& to) {
+    write_student(recipe, networks->at(kStudent), to);
+  };
+  setup.write_beside = [negative = data.unconditional](const Path& run) {
+    models::save_tensors(run / "negative.safetensors",
+                         {{"negative_prompt_embeds", negative.unsqueeze(0)}});
+  };
+  return setup;
+}
+
+training::ExportOptions export_options(const Recipe& recipe, const std::string& role) {
+  const bool is_student = role == kStudent;
+  const bool is_few_step = is_student && recipe.method.kind == config::MethodKind::kDistill;
+  const config::RoleModel& model = recipe.models.at(role);
+  Json preset = Json::object();
+  if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {
+    preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
+  }
+  if (is_few_step) {
+    preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
+    preset["sampler"] = "dmd";
+    preset["flow_shift"] = model.flow_shift;
+    preset["steps"] = nullptr;
+    preset["guidance_scale"] = nullptr;
+  }
+  const config::Checkpoint& saving = recipe.training.checkpoint;
+  return {.base = layout::open_model_folder(model.init_from, {}).folder,
+          .to = {},
+          .class_name = is_few_step ? "WanDMDPipeline" : "",
+          .preset = preset.empty() ? "" : preset.dump(),
+          .dtype = export_type(recipe),
+          .limit_bytes = saving.export_limit_bytes};
+}
+
+}  // namespace fastwan::cli

@@ -1,0 +1,259 @@
+// Runs on procedural clips: vae, text, features. Each network is small and is one unit.
+#include <utility>
+
+#include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "data/shapes_source.h"
+#include "models/checkpoint.h"
+#include "models/shape_features.h"
+#include "models/umt5.h"
+#include "models/wan_vae.h"
+#include "text/tokenizer.h"
+#include "training/attribute_methods.h"
+#include "training/random_start.h"
+#include "training/vae_method.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::Recipe;
+
+constexpr const char* kStudent = "student";
+constexpr const char* kFeaturesFile = "model.safetensors";
+
+uint64_t seed_of(const Recipe& recipe) {
+  return static_cast<uint64_t>(recipe.training.data.seed);
+}
+
+bool is_random(const Recipe& recipe) {
+  return recipe.models.at(kStudent).init == config::WeightsInit::kRandom;
+}
+
+std::shared_ptr<training::Units> units_of(const TrainContext& context,
+                                          const torch::nn::Module& module) {
+  return std::make_shared<training::Units>(
+      module, training::one_unit(module),
+      training::UnitsOptions{.compute = compute_type(context.recipe), .device = context.device},
+      context.mesh);
+}
+
+std::shared_ptr<const data::ShapesSource> clips(const Recipe& recipe, data::ShapesWindow window) {
+  return std::make_shared<data::ShapesSource>(
+      shapes_format(recipe), static_cast<uint64_t>(recipe.training.data.shapes.seed),
+      shapes_range(recipe), window);
+}
+
+// The clips' attributes as classes: [b, 6] int64.
+at::Tensor labels_of(const data::ShapesSource& source, const std::vector<int64_t>& rows) {
+  const auto b = static_cast<int64_t>(rows.size());
+  const at::Tensor labels =
+      at::empty({b, static_cast<int64_t>(data::shapes::kNumAttributes)}, at::kLong);
+  auto* out = labels.mutable_data_ptr<int64_t>();
+  for (const int64_t row : rows) {
+    for (const int64_t label : data::shapes::labels_of(source.scene(row).attributes)) {
+      *out++ = label;
+    }
+  }
+  return labels;
+}
+
+TrainSetup setup_on(const TrainContext& context,
+                    const std::shared_ptr<const data::ShapesSource>& source) {
+  TrainSetup setup{.source = source};
+  setup.prepare = [source, device = context.device](const data::Batch& batch) {
+    return training::MicroBatch{
+        .latents = {},
+        .text = {},
+        .slots = batch.slots,
+        .pixels = batch.latents.defined() ? batch.latents.to(device) : at::Tensor(),
+        .labels = labels_of(*source, batch.rows).to(device),
+        .captions = batch.captions};
+  };
+  return setup;
+}
+
+training::ExportOptions component_export(const Recipe& recipe,
+                                         const Path& to,
+                                         const std::string& component) {
+  return {
+      .base = layout::open_model_folder(recipe.models.at(kStudent).init_from, {}).folder,
+      .to = to,
+      .component = component,
+      .class_name = "",
+      .preset = "",
+      .dtype = export_type(recipe),
+      .limit_bytes = recipe.training.checkpoint.export_limit_bytes,
+      .replaces = true,
+  };
+}
+
+// --- vae -----------------------------------------------------------------------------------------
+
+// Mean and deviation of the latents of the run's first clips, whole ones, by the weights that are
+// exported, for the VAE's config.
+std::string latent_statistics(const TrainContext& context,
+                              const layout::WanVaeConfig& config,
+                              const training::Units& units) {
+  const Recipe& recipe = context.recipe;
+  models::WanVae vae(config, {.device = context.device, .parts = models::VaeParts::kEncoder});
+  copy_values(units, vae);
+  const auto source = clips(recipe, {});
+  const int64_t count = std::min(recipe.method.statistics_clips, source->size());
+  constexpr int64_t kBatch = 16;
+  training::LatentMoments moments;
+  for (int64_t first = 0; first < count; first += kBatch) {
+    context.watch.throw_if_stopped();
+    moments.add(vae.encode(data::render_batch(*source, first, std::min(kBatch, count - first))
+                               .to(context.device))
+                    .mean);
+  }
+  const Json statistics = {{"latents_mean", moments.mean()}, {"latents_std", moments.std()}};
+  return statistics.dump();
+}
+
+TrainSetup setup_vae(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const layout::ModelFolder folder =
+      layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
+  const int64_t crop = recipe.training.data.shapes.crop_frames;
+  TrainSetup setup = setup_on(
+      context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}));
+
+  const auto vae = std::make_shared<models::WanVae>(
+      folder.vae_config,
+      models::VaeOptions{.dtype = compute_type(recipe), .device = context.device});
+  const auto units = units_of(context, *vae);
+  if (is_random(recipe)) {
+    units->initialise([&] { training::fill_random(*vae, seed_of(recipe)); });
+  } else {
+    const auto exact = models::load_wan_vae(folder.vae);
+    units->initialise([&] { copy_values(*exact, *vae); });
+  }
+  setup.method = std::make_unique<training::TrainVae>(
+      vae, *units,
+      training::VaeMethodOptions{.seed = seed_of(recipe), .kl_weight = recipe.method.kl_weight});
+  setup.write_export = [context, config = folder.vae_config, units](const Path& to) {
+    training::ExportOptions options = component_export(context.recipe, to, "vae");
+    options.config = latent_statistics(context, config, *units);
+    training::export_folder(training::weights_of(*units), options);
+  };
+  return setup;
+}
+
+// --- text, features ------------------------------------------------------------------------------
+
+std::vector<training::Attribute> attributes() {
+  std::vector<training::Attribute> all;
+  for (std::size_t i = 0; i < data::shapes::kNumAttributes; ++i) {
+    all.push_back({.name = data::shapes::kAttributeNames[i],
+                   .num_classes = data::shapes::kAttributeSizes[i]});
+  }
+  return all;
+}
+
+struct TextProbeWeights {
+  std::vector<training::ExportTensor> encoder;  // under their names in a checkpoint
+  std::vector<models::NamedTensor> heads;
+};
+TextProbeWeights split(std::vector<training::ExportTensor> all) {
+  const std::string prefix = "text_encoder.";
+  TextProbeWeights out;
+  for (training::ExportTensor& weight : all) {
+    if (weight.name.starts_with(prefix)) {
+      weight.name.erase(0, prefix.size());
+      out.encoder.push_back(std::move(weight));
+    } else {
+      out.heads.push_back({weight.name, weight.value().to(at::kCPU, at::kFloat)});
+    }
+  }
+  return out;
+}
+
+TrainSetup setup_text(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const layout::ModelFolder folder =
+      layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
+  TrainSetup setup = setup_on(context, clips(recipe, {.frames = 0}));
+
+  const at::ScalarType type = compute_type(recipe);
+  const auto encoder = std::make_shared<models::Umt5>(
+      folder.text_encoder_config, type,
+      models::Umt5Options{.compute = type, .device = context.device});
+  const auto probe = std::make_shared<training::TextProbe>(encoder, attributes());
+  const auto units = units_of(context, *probe);
+  std::shared_ptr<models::Umt5> exact;
+  if (!is_random(recipe)) {
+    exact = models::load_umt5(folder.text_encoder, {.held = at::kFloat});
+  }
+  units->initialise([&] {
+    probe->initialise_heads(seed_of(recipe));
+    if (exact) {
+      copy_values(*exact, *encoder);
+    } else {
+      training::fill_random(*encoder, seed_of(recipe));
+    }
+  });
+  const std::shared_ptr<text::Tokenizer> tokenizer = text::open_tokenizer(folder.tokenizer);
+  setup.method = std::make_unique<training::TrainAttributes>(
+      training::logits_of(
+          probe, [tokenizer](const std::string& caption) { return tokenizer->encode(caption); }),
+      attributes(), *units);
+  setup.write_export = [&recipe, units](const Path& to) {
+    const TextProbeWeights weights = split(training::weights_of(*units));
+    training::export_folder(weights.encoder, component_export(recipe, to, "text_encoder"));
+    // The heads are no part of the model; evaluation asks them what the encoder can tell apart.
+    models::save_tensors(Path(recipe.training.checkpoint.output_dir) / "heads.safetensors",
+                         weights.heads, {{"format", "pt"}});
+  };
+  return setup;
+}
+
+TrainSetup setup_features(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  TrainSetup setup = setup_on(context, clips(recipe, {}));
+  const at::ScalarType type = compute_type(recipe);
+  const auto net = std::make_shared<models::ShapeFeatures>(
+      at::TensorOptions(type).device(context.device));
+  const auto units = units_of(context, *net);
+  if (is_random(recipe)) {
+    units->initialise([&] { net->initialise(seed_of(recipe)); });
+  } else {
+    const auto exact = models::load_shape_features(
+        Path(recipe.models.at(kStudent).init_from) / kFeaturesFile);
+    units->initialise([&] { copy_values(*exact, *net); });
+  }
+  setup.method = std::make_unique<training::TrainAttributes>(
+      [net, type](const training::MicroBatch& batch) {
+        return net->logits(net->features(batch.pixels.to(type)));
+      },
+      attributes(), *units);
+  setup.write_export = [units](const Path& to) {
+    models::ShapeFeatures exported;
+    copy_values(*units, exported);
+    std::filesystem::create_directories(to);
+    models::save_shape_features(to / kFeaturesFile, exported);
+  };
+  return setup;
+}
+
+}  // namespace
+
+TrainSetup setup_shapes(const TrainContext& context) {
+  const std::string folder = context.recipe.models.at(kStudent).init_from;
+  context.on_note(str(is_random(context.recipe) ? "config from " : "loading student from ", folder));
+  switch (context.recipe.method.kind) {
+    case config::MethodKind::kVae:
+      return setup_vae(context);
+    case config::MethodKind::kText:
+      return setup_text(context);
+    default:
+      return setup_features(context);
+  }
+}
+
+}  // namespace fastwan::cli
