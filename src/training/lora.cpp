@@ -71,10 +71,19 @@ std::function<bool(const std::string&)> lora_trains(const LoraOptions& options) 
 }
 
 LoraExport export_lora(Network& network, const LoraOptions& options) {
+  std::vector<models::NamedTensor> trained;
+  for (const Units::Named& named : network.units().values()) {
+    trained.push_back({.name = named.name, .tensor = named.value});
+  }
+  return export_lora(trained, options);
+}
+
+LoraExport export_lora(const std::vector<models::NamedTensor>& trained,
+                       const LoraOptions& options) {
   LoraExport out{.metadata = {{"alpha", str(options.alpha)}, {"rank", str(options.rank)}}};
   const bool has_alpha = options.alpha != static_cast<double>(options.rank);
-  for (const Units::Named& named : network.units().values()) {
-    out.tensors.push_back({.name = named.name, .tensor = named.value.to(at::kFloat)});
+  for (const models::NamedTensor& named : trained) {
+    out.tensors.push_back({.name = named.name, .tensor = named.tensor.to(at::kFloat)});
     if (has_alpha && named.name.ends_with(kDown)) {
       const std::string module =
           named.name.substr(0, named.name.size() - std::string(kDown).size());
@@ -82,6 +91,11 @@ LoraExport export_lora(Network& network, const LoraOptions& options) {
     }
   }
   return out;
+}
+
+void save_lora(const Path& to, const LoraExport& lora) {
+  std::filesystem::create_directories(to);
+  models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
 }
 
 }  // namespace fastwan::training

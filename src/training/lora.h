@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/files.h"
 #include "models/checkpoint.h"
 #include "models/wan_dit.h"
 #include "training/network.h"
@@ -36,5 +37,9 @@ struct LoraExport {
   std::map<std::string, std::string> metadata;  // alpha, rank
 };
 LoraExport export_lora(Network& network, const LoraOptions& options);
+// The same of trained weights that a checkpoint holds.
+LoraExport export_lora(const std::vector<models::NamedTensor>& trained, const LoraOptions& options);
+// <to>/pytorch_lora_weights.safetensors, as diffusers names it.
+void save_lora(const Path& to, const LoraExport& lora);
 
 }  // namespace fastwan::training

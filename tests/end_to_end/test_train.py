@@ -237,6 +237,23 @@ def test_ckpt_consolidates_and_compares(fastwan, finetuned, tmp_path):
     assert other.status == 1 and "student/" in other.out, other
 
 
+def test_ckpt_consolidates_adapters_as_the_run_exports_them(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, init="pretrained", steps=3)
+    made = train(fastwan, tmp_path, "--models.student.lora.enable=true", "--models.student.lora.rank=4",
+                 "--models.student.lora.alpha=8")
+    assert made.status == 0, made
+    checkpoint, exported = tmp_path / "run" / "checkpoint-3", tmp_path / "run" / "export"
+    name = "pytorch_lora_weights.safetensors"
+    assert fastwan("ckpt", "consolidate", checkpoint, "-o", "out").status == 0
+    assert (tmp_path / "out" / name).read_bytes() == (exported / name).read_bytes()
+    raw = fastwan("ckpt", "consolidate", checkpoint, "-o", "raw", "--raw")
+    assert raw.status == 0 and (tmp_path / "raw" / name).read_bytes() != (exported / name).read_bytes(), raw
+    again = fastwan("ckpt", "consolidate", checkpoint, "-o", "out")
+    assert again.status == 8 and "error[exists]" in again.err, again
+    whole = fastwan("ckpt", "consolidate", checkpoint, "-o", "bf16", "--dtype", "bf16")
+    assert whole.status == 2 and "error[conflict]" in whole.err, whole
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=8)
     assert train(fastwan, tmp_path).status == 0

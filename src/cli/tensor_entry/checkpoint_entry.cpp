@@ -9,6 +9,26 @@
 namespace fastwan::cli {
 namespace {
 
+// Adapters are a file beside any base, in fp32, as the run exports them.
+void consolidate_lora(const ConsolidateCall& call,
+                      const std::vector<training::ExportTensor>& weights,
+                      const training::LoraOptions& options) {
+  if (!call.base.empty() || !call.dtype.empty() || call.links) {
+    throw InvalidInput(
+        Code::kConflict,
+        "the checkpoint holds adapters: they become a LoRA file in fp32, and --base, "
+        "--dtype and --link have no part in it. Leave them out");
+  }
+  if (std::filesystem::exists(call.to)) {
+    throw Failure(Code::kExists, str(call.to.string(), " exists. Name another folder"));
+  }
+  std::vector<models::NamedTensor> trained;
+  for (const training::ExportTensor& weight : weights) {
+    trained.push_back({.name = weight.name, .tensor = weight.value()});
+  }
+  training::save_lora(call.to, training::export_lora(trained, options));
+}
+
 void consolidate(const ConsolidateCall& call) {
   using training::PieceKind;
   const training::Checkpoint checkpoint = training::Checkpoint::open(call.checkpoint);
@@ -19,12 +39,13 @@ void consolidate(const ConsolidateCall& call) {
     throw InvalidInput(Code::kBadValue, str("--role ", escape_control(call.role),
                                             " is none of this run's networks"));
   }
-  if (model->second.lora.enable) {
-    throw InvalidInput(Code::kUnsupportedModel,
-                       "the checkpoint holds adapters, not a whole network; the run's export is a "
-                       "LoRA file that `fastwan generate --lora` takes");
-  }
   const bool averaged = !call.raw && checkpoint.has(call.role, PieceKind::kEma);
+  const std::vector<training::ExportTensor> weights = training::weights_of(
+      checkpoint, call.role, averaged ? PieceKind::kEma : PieceKind::kParameter);
+  if (model->second.lora.enable) {
+    consolidate_lora(call, weights, lora_of(recipe, model->second));
+    return;
+  }
   training::ExportOptions options = export_options(recipe, call.role);
   if (!call.base.empty()) {
     options.base = call.base;
@@ -35,9 +56,7 @@ void consolidate(const ConsolidateCall& call) {
   options.to = call.to;
   options.links = call.links;
   options.limit_bytes = 0;
-  training::export_folder(training::weights_of(checkpoint, call.role,
-                                               averaged ? PieceKind::kEma : PieceKind::kParameter),
-                          options);
+  training::export_folder(weights, options);
 }
 
 }  // namespace

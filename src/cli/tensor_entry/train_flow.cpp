@@ -50,9 +50,7 @@ int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const
 // The student's weights as a model folder, or its adapters as one file.
 void write_student(const Recipe& recipe, const RoleNetwork& student, const Path& to) {
   if (student.lora) {
-    const training::LoraExport lora = training::export_lora(*student.network, *student.lora);
-    std::filesystem::create_directories(to);
-    models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
+    training::save_lora(to, training::export_lora(*student.network, *student.lora));
     return;
   }
   training::ExportOptions options = export_options(recipe, kStudent);

@@ -46,13 +46,6 @@ training::Recompute recompute_of(const config::Recipe& recipe, const RoleModel& 
   }
 }
 
-training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& model) {
-  return {.rank = model.lora.rank,
-          .alpha = model.lora.alpha > 0 ? model.lora.alpha : static_cast<double>(model.lora.rank),
-          .trains_gates = model.attention_backend == config::AttentionBackend::kVsa,
-          .seed = static_cast<uint64_t>(recipe.training.data.seed)};
-}
-
 RoleNetwork make_network(const TrainContext& context,
                          const std::string& role,
                          const RoleModel& model) {
@@ -106,6 +99,13 @@ RoleNetwork make_network(const TrainContext& context,
 }
 
 }  // namespace
+
+training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& model) {
+  return {.rank = model.lora.rank,
+          .alpha = model.lora.alpha > 0 ? model.lora.alpha : static_cast<double>(model.lora.rank),
+          .trains_gates = model.attention_backend == config::AttentionBackend::kVsa,
+          .seed = static_cast<uint64_t>(recipe.training.data.seed)};
+}
 
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to) {
   const c10::NoGradGuard no_grad;

@@ -33,6 +33,7 @@ struct TrainContext {
 };
 
 at::ScalarType compute_type(const config::Recipe& recipe);
+training::LoraOptions lora_of(const config::Recipe& recipe, const config::RoleModel& model);
 
 // Parameters of the same name get the other side's values; others stay.
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);
