@@ -271,6 +271,29 @@ TEST(Resolve, DenseOnGatedWeightsSaysThatGatesAreDropped) {
   EXPECT_NE(notes[0].find("gates are dropped"), std::string::npos);
 }
 
+// A sparse student without gates says in its folder that it is one.
+TEST(Resolve, TheFoldersBackendCountsUntilTheUserNamesOne) {
+  ModelFacts facts = fast_1_3b();
+  facts.is_gated = false;
+  const Preset own = preset_from_json({{"attention_backend", "vsa"}}, "fastwan.json");
+  EXPECT_EQ(to_json(own).at("attention_backend"), "vsa");
+  Generate g;
+  resolve(g, facts, own);
+  EXPECT_EQ(*g.attention_backend, AttentionBackend::kVsa);
+  Generate dense;
+  dense.attention_backend.set(AttentionBackend::kDense, Origin::kFlag);
+  resolve(dense, facts, own);
+  EXPECT_EQ(*dense.attention_backend, AttentionBackend::kDense);
+  Generate plain;
+  resolve(plain, facts, std::nullopt);
+  EXPECT_EQ(*plain.attention_backend, AttentionBackend::kDense);
+  message_of(
+      [] {
+        preset_from_json({{"attention_backend", "sparse"}}, "fastwan.json");
+      },
+      Code::kBadValue);
+}
+
 TEST(Resolve, OnlyAModelThatTakesAnImageGetsOne) {
   Generate g;
   g.image.set("a.png", Origin::kFlag);

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "config/assign.h"
 
 namespace fastwan::config {
 namespace {
@@ -198,6 +199,16 @@ Range take_range(const Json& legal, const char* key, const std::string& origin) 
   return {static_cast<double>(bounds[0]), static_cast<double>(bounds[1])};
 }
 
+template <class E>
+void take_word(const Json& json,
+               const char* key,
+               std::optional<E>& into,
+               const std::string& origin) {
+  if (json.contains(key)) {
+    into = to_enum<E>(json_get<std::string>(json, key, origin), str(origin, ": ", key));
+  }
+}
+
 }  // namespace
 
 Preset preset_from_json(const Json& json, const std::string& origin) {
@@ -214,6 +225,7 @@ Preset preset_from_json(const Json& json, const std::string& origin) {
                                                  "boundary_ratio",
                                                  "flow_shift",
                                                  "VSA_sparsity",
+                                                 "attention_backend",
                                                  "sampler",
                                                  "negative_prompt",
                                                  "legal",
@@ -245,18 +257,8 @@ Preset preset_from_json(const Json& json, const std::string& origin) {
   take(json, "negative_prompt", preset.negative_prompt, origin);
   preset.dmd_denoising_steps =
       json_get_or<std::vector<int64_t>>(json, "dmd_denoising_steps", {}, origin);
-  if (json.contains("sampler")) {
-    const auto word = json_get<std::string>(json, "sampler", origin);
-    const auto list = names(Sampler{});
-    const auto found =
-        std::find_if(list.begin(), list.end(), [&word](const auto& n) { return word == n.name; });
-    if (found == list.end()) {
-      throw InvalidInput(
-          Code::kBadValue,
-          str(origin, ": sampler must be auto, dmd, unipc or euler, got ", escape_control(word)));
-    }
-    preset.sampler = found->value;
-  }
+  take_word(json, "sampler", preset.sampler, origin);
+  take_word(json, "attention_backend", preset.attention_backend, origin);
   if (json.contains("legal")) {
     const Json& legal = json.at("legal");
     preset.limits = Limits{take_range(legal, "width", origin), take_range(legal, "height", origin),
@@ -288,6 +290,9 @@ Json to_json(const Preset& preset) {
   if (preset.sampler) {
     out["sampler"] = name_of(*preset.sampler);
   }
+  if (preset.attention_backend) {
+    out["attention_backend"] = name_of(*preset.attention_backend);
+  }
   put("negative_prompt", preset.negative_prompt);
   return out;
 }
@@ -309,6 +314,7 @@ void apply(const Preset& preset, Origin origin, Generate& into) {
   put(preset.flow_shift, into.flow_shift);
   put(preset.vsa_sparsity, into.vsa_sparsity);
   put(preset.sampler, into.sampler);
+  put(preset.attention_backend, into.attention_backend);
   put(preset.negative_prompt, into.negative_prompt);
   if (!preset.dmd_denoising_steps.empty()) {
     into.dmd_denoising_steps.set(preset.dmd_denoising_steps, origin);

@@ -42,6 +42,7 @@ struct Preset {
   std::vector<int64_t> dmd_denoising_steps;
   std::optional<double> guidance_scale, guidance_scale_2, boundary_ratio, flow_shift, vsa_sparsity;
   std::optional<Sampler> sampler;
+  std::optional<AttentionBackend> attention_backend;  // where the weights' gates do not tell
   std::optional<std::string> negative_prompt;
   std::optional<Limits> limits;  // sizes outside are refused
 };

@@ -207,6 +207,9 @@ void check_attention(const Recipe& r) {
   require(vsa.sparsity == 0 || student == AttentionBackend::kVsa,
           str("training.vsa.sparsity ", vsa.sparsity,
               " needs models.student.attention_backend vsa, got ", name_of(student)));
+  require(vsa.coarse_branch || student == AttentionBackend::kVsa,
+          str("training.vsa.coarse_branch false needs models.student.attention_backend vsa, got ",
+              name_of(student)));
   for (const auto& [role, model] : r.models) {
     require(model.kind == NetworkKind::kWan || model.attention_backend == AttentionBackend::kDense,
             str("models.", role, ".attention_backend vsa is for transformers, this is a ",

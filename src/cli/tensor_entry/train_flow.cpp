@@ -101,6 +101,8 @@ training::ExportOptions export_options(const Recipe& recipe, const std::string& 
   Json preset = Json::object();
   if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {
     preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
+    // Without gates nothing else tells that it is sparse.
+    preset["attention_backend"] = recipe.training.vsa.coarse_branch ? Json() : Json("vsa");
   }
   if (is_few_step) {
     preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
