@@ -1,6 +1,7 @@
 #include "cli/machine.h"
 
 #include <array>
+#include <cctype>
 
 #include <dlfcn.h>
 
@@ -12,7 +13,54 @@ Function driver_function(void* driver, const char* name) {
   return reinterpret_cast<Function>(::dlsym(driver, name));
 }
 
+// NVIDIA's data sheets; where they give a figure with 2:4 sparsity, half of it. The first that
+// matches counts: variants stand before the name they extend.
+struct Rated {
+  std::string_view name;
+  double rate;
+};
+constexpr std::array<Rated, 16> kRated = {{{"B200", 2250e12},
+                                           {"GH200", 989.5e12},
+                                           {"H200 NVL", 835.5e12},
+                                           {"H200", 989.5e12},
+                                           {"H100 NVL", 835.5e12},
+                                           {"H100 PCIe", 756.5e12},
+                                           {"H100", 989.5e12},
+                                           {"H800 PCIe", 756.5e12},
+                                           {"H800", 989.5e12},
+                                           {"A100", 312e12},
+                                           {"A800", 312e12},
+                                           {"A40", 149.7e12},
+                                           {"A10", 125e12},
+                                           {"L40S", 362e12},
+                                           {"L40", 181e12},
+                                           {"L4", 121e12}}};
+
+bool has_word(std::string_view text, std::string_view word) {
+  const auto is_part = [&text](std::size_t at) {
+    return at < text.size() && std::isalnum(static_cast<unsigned char>(text[at])) != 0;
+  };
+  for (std::size_t at = text.find(word); at != text.npos; at = text.find(word, at + 1)) {
+    if ((at == 0 || !is_part(at - 1)) && !is_part(at + word.size())) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
+
+std::optional<double> promised_rate(std::string_view gpu_name) {
+  if (has_word(gpu_name, "MIG")) {
+    return std::nullopt;
+  }
+  for (const Rated& gpu : kRated) {
+    if (has_word(gpu_name, gpu.name)) {
+      return gpu.rate;
+    }
+  }
+  return std::nullopt;
+}
 
 std::string cpu_instruction_set() {
 #if defined(__x86_64__)

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fastwan::cli {
@@ -20,5 +22,9 @@ struct GpuSurvey {
 };
 // Asks NVIDIA's driver library.
 GpuSurvey survey_gpus();
+
+// Operations a second that a GPU's data sheet promises: dense, bf16 with fp32 sums. nullopt for one
+// that is not in the table, and for a slice of one.
+std::optional<double> promised_rate(std::string_view gpu_name);
 
 }  // namespace fastwan::cli

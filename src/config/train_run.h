@@ -22,6 +22,8 @@ struct TrainRun {
   int64_t threads = 0;          // 0: all cores
   // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
   std::vector<Path> media_roots;
+  // Operations a second in bf16 that the data sheet of each GPU promises, cuda:0 first; 0: unknown.
+  std::vector<double> gpu_rates;
 };
 
 // After an iteration that was logged.

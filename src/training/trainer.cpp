@@ -423,8 +423,11 @@ struct Trainer::Impl {
     if (options.tokens_per_step > 0) {
       metrics["tokens_per_second"] = static_cast<double>(options.tokens_per_step) / mean;
     }
+    if (options.operations) {
+      metrics["flops_per_second"] = options.operations(step) / seconds;
+    }
     if (options.operations && options.peak_rate) {
-      metrics["mfu"] = options.operations(step) / seconds / *options.peak_rate;
+      metrics["mfu"] = metrics["flops_per_second"] / *options.peak_rate;
     }
     hooks.on_step(step, metrics);
     write_metrics(metrics);

@@ -76,7 +76,7 @@ def state_digests(folder, step):
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        for clock in ("step_time", "avg_step_time", "tokens_per_second", "mfu"):
+        for clock in ("step_time", "avg_step_time", "tokens_per_second", "flops_per_second", "mfu"):
             line.pop(clock, None)
     return lines
 

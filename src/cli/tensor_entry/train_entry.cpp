@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/tensor_entry/train_parts.h"
+#include "cli/tensor_entry/train_work.h"
 #include "cli/tensor_library.h"
 #include "cli/version.h"
 #include "data/loader.h"
@@ -230,7 +231,9 @@ config::TrainReport train(const TrainCall& call) {
       .log_every = recipe.training.tracker.log_every_steps,
       .writes_jsonl = tracks(recipe, "jsonl"),
       .writes_events = tracks(recipe, "tensorboard"),
-      .tokens_per_step = setup.tokens_per_step};
+      .tokens_per_step = setup.tokens_per_step,
+      .operations = setup.operations,
+      .peak_rate = peak_rate(context, call.run.gpu_rates)};
   options.check_resume = [&, ours = options.identity](const training::RunState& stored) {
     check_same_run(stored, ours, recipe, call.run.allow_change);
   };
@@ -266,7 +269,8 @@ config::TrainReport train(const TrainCall& call) {
     write_export(to);
     report.exports.push_back(to);
   };
-  training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options), std::move(hooks));
+  training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options),
+                            std::move(hooks));
   running = &trainer;
   const training::TrainResult result = trainer.run();
   report.step = result.step;

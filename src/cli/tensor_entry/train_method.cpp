@@ -16,13 +16,6 @@ at::ScalarType state_type(const Recipe& recipe) {
   return compute_type(recipe) == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-training::SparsityRamp ramp_of(const config::Vsa& vsa) {
-  const bool ramps = vsa.VSA_decay_interval_steps > 0;
-  return {.sparsity = vsa.sparsity,
-          .rate = ramps ? vsa.VSA_decay_rate : 0.0,
-          .interval = ramps ? vsa.VSA_decay_interval_steps : 1};
-}
-
 training::Role student_role(const Recipe& recipe,
                             const std::shared_ptr<training::Network>& network) {
   if (recipe.models.at("student").attention_backend != config::AttentionBackend::kVsa) {
@@ -124,6 +117,13 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
 }
 
 }  // namespace
+
+training::SparsityRamp ramp_of(const config::Vsa& vsa) {
+  const bool ramps = vsa.VSA_decay_interval_steps > 0;
+  return {.sparsity = vsa.sparsity,
+          .rate = ramps ? vsa.VSA_decay_rate : 0.0,
+          .interval = ramps ? vsa.VSA_decay_interval_steps : 1};
+}
 
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,

@@ -21,6 +21,7 @@
 #include "training/lora.h"
 #include "training/method.h"
 #include "training/network.h"
+#include "training/schedule.h"
 
 namespace fastwan::cli {
 
@@ -34,6 +35,7 @@ struct TrainContext {
 
 at::ScalarType compute_type(const config::Recipe& recipe);
 training::LoraOptions lora_of(const config::Recipe& recipe, const config::RoleModel& model);
+training::SparsityRamp ramp_of(const config::Vsa& vsa);
 
 // Parameters of the same name get the other side's values; others stay.
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);
@@ -43,9 +45,10 @@ void copy_values(const training::Units& from, const torch::nn::Module& to);
 struct TrainSetup {
   std::shared_ptr<const data::Source> source;
   std::function<training::MicroBatch(const data::Batch&)> prepare;
-  std::map<std::string, std::string> frozen;  // digests of weights by role
-  int64_t latent_frames = 0;                  // the first so many of each row; 0: all
-  int64_t tokens_per_step = 0;                // 0: unknown
+  std::map<std::string, std::string> frozen;       // digests of weights by role
+  int64_t latent_frames = 0;                       // the first so many of each row; 0: all
+  int64_t tokens_per_step = 0;                     // 0: unknown
+  std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
   // The student's weights, as they are now, in a model folder.
   std::function<void(const Path& to)> write_export;
   // What lies beside the checkpoints for people and other programs.
