@@ -555,12 +555,15 @@ void describe(Visitor& v, Callbacks& c) {
           c.ema.use_for_validation);
   v.field({"callbacks.ema.use_for_export", "export the averaged weights"}, c.ema.use_for_export);
   Validation& a = c.validation;
-  v.field({"callbacks.validation.dataset_file", "JSON list of prompts"}, a.dataset_file);
+  v.field({"callbacks.validation.dataset_file", "JSON {\"data\": [{\"caption\": ...}]}"},
+          a.dataset_file);
   v.field({"callbacks.validation.prompts", "prompts, where there is no file"}, a.prompts);
   v.field({"callbacks.validation.every_steps", "iterations between; 0: off", {0, kLargest}},
           a.every_steps);
   v.field({"callbacks.validation.run_at_start", "also before the first iteration"}, a.run_at_start);
-  v.field({"callbacks.validation.sampling_steps", "forwards of a video", {1, 1000}},
+  v.field({"callbacks.validation.sampling_steps",
+           "forwards of a video; empty: the method's, else 50",
+           {1, 1000}},
           a.sampling_steps);
   v.field(
       {"callbacks.validation.sampling_timesteps", "timesteps; empty: the method's list", {1, 1000}},

@@ -227,16 +227,46 @@ void check_precision(const Recipe& r) {
           "training.checkpoint.export_dtype must be fp32 or bf16");
 }
 
+// A few-step student is sampled at its timesteps.
+void check_few_step_validation(const Recipe& r) {
+  const Validation& v = r.callbacks.validation;
+  const std::string at = "callbacks.validation.";
+  const auto num_steps =
+      static_cast<int64_t>(v.sampling_timesteps.empty() ? r.method.dmd_denoising_steps.size()
+                                                        : v.sampling_timesteps.size());
+  require(v.sampling_steps.empty() || v.sampling_steps == std::vector<int64_t>{num_steps},
+          str(at, "sampling_steps must be ", num_steps, ", the timesteps of ",
+              v.sampling_timesteps.empty() ? "method.dmd_denoising_steps" : "sampling_timesteps",
+              ", got ", listed(v.sampling_steps), ". Leave it out"));
+}
+
+void check_validation(const Recipe& r) {
+  const Validation& v = r.callbacks.validation;
+  if (v.every_steps == 0) {
+    return;
+  }
+  const std::string at = "callbacks.validation.";
+  const MethodKind method = r.method.kind;
+  require(!v.dataset_file.empty() || !v.prompts.empty(),
+          str(at, "every_steps needs dataset_file or prompts"));
+  require(method == MethodKind::kFinetune || method == MethodKind::kDistill,
+          str(at, "every_steps is for methods that make videos, this is ", name_of(method)));
+  require(method == MethodKind::kDistill || v.sampling_timesteps.empty(),
+          str(at, "sampling_timesteps is for method distill; sampling_steps says how many"));
+  if (method == MethodKind::kDistill) {
+    check_few_step_validation(r);
+  }
+}
+
 void check_callbacks(const Recipe& r) {
   require(r.callbacks.ema.decay < 1, "callbacks.ema.decay must be below 1");
   const Validation& v = r.callbacks.validation;
   require(v.dataset_file.empty() || v.prompts.empty(),
           "callbacks.validation.dataset_file and prompts are both given; leave one out");
-  require(v.every_steps == 0 || !v.dataset_file.empty() || !v.prompts.empty(),
-          "callbacks.validation.every_steps needs dataset_file or prompts");
   require(
       falls(v.sampling_timesteps),
       str("callbacks.validation.sampling_timesteps must fall, got ", listed(v.sampling_timesteps)));
+  check_validation(r);
   for (const std::string& tracker : r.training.tracker.trackers) {
     require(tracker == "jsonl" || tracker == "csv" || tracker == "tensorboard",
             str("training.tracker.trackers must be of jsonl, csv, tensorboard, got ",

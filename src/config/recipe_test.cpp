@@ -244,6 +244,17 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
        "ops is not here"},
       {kFinetune, {{"callbacks.ema.decay", "1"}}, "callbacks.ema.decay must be below 1"},
       {kFinetune, {{"callbacks.validation.every_steps", "5"}}, "needs dataset_file or prompts"},
+      {kFinetune,
+       {{"callbacks.validation.every_steps", "5"},
+        {"callbacks.validation.prompts", "a"},
+        {"callbacks.validation.sampling_timesteps", "1000,500"}},
+       "sampling_timesteps is for method distill"},
+      {kDistill,
+       {{"callbacks.validation.every_steps", "5"},
+        {"callbacks.validation.prompts", "a"},
+        {"callbacks.validation.sampling_steps", "4"}},
+       "sampling_steps must be 3, the timesteps of method.dmd_denoising_steps, got [4]"},
+      {kFinetune, {{"training.vsa.coarse_branch", "false"}}, "coarse_branch false needs"},
       {kFinetune, {{"training.tracker.trackers", "wandb"}}, "jsonl, csv, tensorboard, got wandb"},
       {kFinetune, {{"training.distributed.tp_size", "0"}}, "tp_size must be 1 or -1"}};
   for (const Rule& rule : rules) {

@@ -108,6 +108,15 @@ void Components::drop(Part part) {
   }
 }
 
+void Components::release() {
+  for (const Part part : {kTextEncoder, kHighNoise, kLowNoise, kVae}) {
+    drop(part);
+  }
+  for (auto& stream : streams_) {
+    stream.reset();
+  }
+}
+
 bool Components::streams(Part part) const {
   return (part == kHighNoise || part == kLowNoise) && streams_[part - kHighNoise] != nullptr;
 }

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/watch.h"
 #include "config/generate.h"
@@ -36,6 +37,12 @@ struct DitInputs {
   at::Tensor text;      // [B, L, D], of that transformer's embed_text
 };
 
+// A network that someone else holds in a transformer's place, as training its student: latents
+// [B, C, T, H, W], timestep [B] or [B, S], the text encoder's output [B, L, text_dim] -> velocity
+// [B, C, T, H, W].
+using LentTransformer = std::function<at::Tensor(
+    const at::Tensor& latents, const at::Tensor& timestep, const at::Tensor& encoded_text)>;
+
 class Components {
  public:
   Components(const config::Generate& settings,
@@ -44,6 +51,12 @@ class Components {
   ~Components();
   Components(const Components&) = delete;
   Components& operator=(const Components&) = delete;
+
+  // From now on this instead of the model folder's transformers.
+  void lend(LentTransformer transformer) { lent_ = std::move(transformer); }
+  const LentTransformer& lent() const { return lent_; }
+  // All parts are let go; what is used later is loaded again.
+  void release();
 
   // Each call loads the part, or brings it back; the others wait elsewhere under `stage`.
   models::Umt5& text_encoder(const Watch& watch);
@@ -75,6 +88,7 @@ class Components {
   const config::Generate& settings_;
   const layout::ModelFolder& model_;
   ComponentOptions options_;
+  LentTransformer lent_;
   std::shared_ptr<models::Umt5> text_encoder_;
   std::shared_ptr<models::WanDit> transformers_[2];
   std::unique_ptr<LayerStream> streams_[2];

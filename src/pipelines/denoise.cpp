@@ -37,13 +37,13 @@ class Velocity {
 
   at::Tensor operator()(const at::Tensor& x, double timestep) {
     const Expert expert = expert_at(timestep);
-    if (!plan_) {
+    if (!plan_ && !components_.lent()) {
       plan_ = components_.transformer(expert, watch_).plan_for(x.sizes(), x.device());
     }
     hear(expert);
     const at::Tensor times = timesteps(timestep, x.device());
-    const at::Tensor conditional = components_.velocity(
-        expert, {.latents = x, .timestep = times, .text = text_.prompt}, *plan_, watch_);
+    const at::Tensor conditional =
+        forward(expert, {.latents = x, .timestep = times, .text = text_.prompt});
     const double scale =
         expert == Expert::kHighNoise ? *settings_.guidance_scale : *settings_.guidance_scale_2;
     // As diffusers: the first scale decides whether there is guidance at all, then each expert's
@@ -52,15 +52,15 @@ class Velocity {
       return conditional;
     }
     watch_.throw_if_stopped();
-    const at::Tensor unconditional = components_.velocity(
-        expert, {.latents = x, .timestep = times, .text = text_.negative}, *plan_, watch_);
+    const at::Tensor unconditional =
+        forward(expert, {.latents = x, .timestep = times, .text = text_.negative});
     return diffusion::guided(conditional, unconditional, scale, *settings_.guidance_rescale);
   }
 
  private:
   Expert expert_at(double timestep) const {
-    const bool is_low =
-        components_.model().transformer_2 && timestep < *settings_.boundary_ratio * kTrainTimesteps;
+    const bool is_low = !components_.lent() && components_.model().transformer_2 &&
+                        timestep < *settings_.boundary_ratio * kTrainTimesteps;
     return is_low ? Expert::kLowNoise : Expert::kHighNoise;
   }
 
@@ -69,12 +69,20 @@ class Velocity {
     if (heard_by_ == expert) {
       return;
     }
-    const models::WanDit& dit = components_.transformer(expert, watch_);
-    text_.prompt = dit.embed_text(in_.text.prompt.to(components_.options().device));
+    const auto heard = [&](const at::Tensor& encoded) {
+      const at::Tensor here = encoded.to(components_.options().device);  // [1, L, text_dim]
+      return components_.lent() ? here : components_.transformer(expert, watch_).embed_text(here);
+    };
+    text_.prompt = heard(in_.text.prompt);
     if (in_.text.negative.defined()) {
-      text_.negative = dit.embed_text(in_.text.negative.to(components_.options().device));
+      text_.negative = heard(in_.text.negative);
     }
     heard_by_ = expert;
+  }
+
+  at::Tensor forward(Expert expert, const DitInputs& in) {
+    return components_.lent() ? components_.lent()(in.latents, in.timestep, in.text)
+                              : components_.velocity(expert, in, *plan_, watch_);
   }
 
   at::Tensor timesteps(double timestep, at::Device device) const {
@@ -89,7 +97,7 @@ class Velocity {
   const Watch& watch_;
   std::optional<ops::AttentionPlan> plan_;
   std::optional<Expert> heard_by_;
-  TextEmbeddings text_;  // [1, L, D] in the expert's width
+  TextEmbeddings text_;  // [1, L, D] in the expert's width; a lent transformer embeds them itself
 };
 
 }  // namespace
@@ -102,6 +110,8 @@ at::Tensor denoise(const config::Generate& settings,
                    Components& components,
                    const DenoiseInputs& in,
                    const Watch& watch) {
+  invariant(!components.lent() || !in.first_frame.defined(),
+            "a lent transformer makes video from text alone");
   Velocity velocity(settings, components, in, watch);
   const diffusion::Denoiser denoiser = [&](const at::Tensor& x, const diffusion::NoiseLevel& level,
                                            int64_t) { return velocity(x, level.timestep); };

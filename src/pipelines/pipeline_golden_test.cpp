@@ -19,6 +19,7 @@ using testing::golden_weight;
 
 constexpr int64_t kTextLength = 12;
 constexpr int64_t kTextDim = 32;
+const std::vector<Path> kVenvs = {Path(FASTWAN_SOURCE_DIR) / ".deps/venv"};
 
 void write_config(const Path& folder, const Json& config) {
   std::filesystem::create_directories(folder);
@@ -57,8 +58,11 @@ class Case {
 
   void run() {
     const layout::ModelFolder model = layout::open_model_folder(folder(), {});
-    TextToVideo pipeline(settings_, model, {Path(FASTWAN_SOURCE_DIR) / ".deps/venv"}, {},
-                         [](const std::string&) {});
+    TextToVideo pipeline(settings_, model, kVenvs, {}, [](const std::string&) {});
+    make(pipeline);
+  }
+
+  void make(TextToVideo& pipeline) const {
     pipeline.make({.prompt = {},
                    .seed = 0,
                    .video = {},
@@ -168,12 +172,16 @@ class Case {
 constexpr testing::Tolerance kLatents{.of_range = 1e-4, .relative_l2 = 1e-4};
 constexpr testing::Tolerance kFrames{.of_range = 1e-3, .relative_l2 = 1e-3};
 
-void expect_golden(Case& request) {
-  request.run();
+void expect_golden_files(const Case& request) {
   const Golden& golden = request.golden();
   EXPECT_TRUE(testing::is_close(request.result("latents"), golden.tensor("out.latents"), kLatents));
   EXPECT_TRUE(testing::is_close(golden.sample_of("out.frames", request.result("frames")),
                                 golden.tensor("out.frames"), kFrames));
+}
+
+void expect_golden(Case& request) {
+  request.run();
+  expect_golden_files(request);
 }
 
 TEST(Pipeline, Wan21WithUniPcAndGuidanceIsDiffusers) {
@@ -229,6 +237,38 @@ TEST(Pipeline, PartsThatTakeTurnsInMemoryGiveTheSameBits) {
   turns.run();
   EXPECT_TRUE(testing::is_equal(together.result("latents"), turns.result("latents")));
   EXPECT_TRUE(testing::is_equal(together.result("frames"), turns.result("frames")));
+}
+
+// The folder's own weights are gone, so only the lent network can have made the golden's latents.
+TEST(Pipeline, ALentTransformerIsSampledInstead) {
+  for (const char* name : {"p1", "m2"}) {
+    Case request(name);
+    const layout::ModelFolder model = layout::open_model_folder(request.folder(), {});
+    std::shared_ptr<const ops::Attention> attention = std::make_shared<ops::FullAttention>();
+    if (request.request().contains("sparsity")) {
+      attention = std::make_shared<ops::VsaAttention>(
+          ops::Sparsity{.value = request.request().at("sparsity")}, /*gated=*/true);
+    }
+    const auto dit = models::load_wan_dit(
+        model.transformer_config, io::WeightFiles::open(model.transformer), attention,
+        {.profile = models::RoundingProfile::fp32(), .on_note = {}});
+    std::filesystem::remove(model.transformer / "diffusion_pytorch_model.safetensors");
+    request.settings().attention_backend.set(config::AttentionBackend::kDense,
+                                             config::Origin::kFlag);
+    TextToVideo pipeline(request.settings(), model, kVenvs, {}, [](const std::string&) {});
+    int64_t calls = 0;
+    pipeline.lend([&](const at::Tensor& x, const at::Tensor& timestep, const at::Tensor& text) {
+      ++calls;
+      return dit->forward(x, timestep, dit->embed_text(text), dit->plan_for(x.sizes(), x.device()));
+    });
+    request.make(pipeline);
+    expect_golden_files(request);
+    const at::Tensor first = request.result("frames");
+    pipeline.release();  // the VAE comes back for the next video
+    request.make(pipeline);
+    EXPECT_TRUE(testing::is_equal(request.result("frames"), first)) << name;
+    EXPECT_GT(calls, 0) << name;
+  }
 }
 
 TEST(Pipeline, StopsBeforeTheNextStepAndLeavesNothing) {

@@ -84,6 +84,7 @@ struct TextToVideo::Impl {
         components(given, folder, component_options(given, folder, on_note)) {}
 
   TextEmbeddings text_of(const std::string& prompt, const Watch& watch);
+  void encode_missing(const Watch& watch, const std::string* prompt = nullptr);
   at::Tensor first_frame(const Watch& watch);
   std::unique_ptr<diffusion::NoiseSource> noise_of(int64_t seed) const;
   at::Tensor latents_of(const VideoRequest& request, StageClock& clock, const Watch& watch);
@@ -126,9 +127,18 @@ TextEmbeddings TextToVideo::Impl::text_of(const std::string& prompt, const Watch
     }
     return *given_text;
   }
+  encode_missing(watch, &prompt);
+  return {.prompt = encoded.at(prompt),
+          .negative = is_guided ? encoded.at(*settings.negative_prompt) : at::Tensor()};
+}
+
+// The expected prompts, one more where given, and the negative one where guidance needs it.
+void TextToVideo::Impl::encode_missing(const Watch& watch, const std::string* prompt) {
   std::set<std::string> texts(prompts.begin(), prompts.end());
-  texts.insert(prompt);
-  if (is_guided) {
+  if (prompt != nullptr) {
+    texts.insert(*prompt);
+  }
+  if (uses_guidance(settings)) {
     texts.insert(*settings.negative_prompt);
   }
   std::vector<std::string> missing;
@@ -138,8 +148,6 @@ TextEmbeddings TextToVideo::Impl::text_of(const std::string& prompt, const Watch
     encode_texts(missing, components, settings, encoded, watch);
     components.release_text_encoder();
   }
-  return {.prompt = encoded.at(prompt),
-          .negative = is_guided ? encoded.at(*settings.negative_prompt) : at::Tensor()};
 }
 
 at::Tensor TextToVideo::Impl::first_frame(const Watch& watch) {
@@ -247,6 +255,19 @@ TextToVideo::TextToVideo(const config::Generate& settings,
           settings, model, open_if_needed(settings, venvs, outputs), std::move(on_note))) {}
 
 TextToVideo::~TextToVideo() = default;
+
+void TextToVideo::lend(LentTransformer transformer) {
+  impl_->components.lend(std::move(transformer));
+}
+
+void TextToVideo::encode_prompts(const Watch& watch) {
+  const at::NoGradGuard no_gradients;
+  impl_->encode_missing(watch);
+}
+
+void TextToVideo::release() {
+  impl_->components.release();
+}
 
 void TextToVideo::expect_prompts(const std::vector<std::string>& prompts) {
   impl_->prompts = prompts;

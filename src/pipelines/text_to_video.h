@@ -12,6 +12,7 @@
 #include "config/generate.h"
 #include "io/media.h"
 #include "models/layout/model_folder.h"
+#include "pipelines/components.h"
 
 namespace fastwan::pipelines {
 
@@ -46,8 +47,14 @@ class TextToVideo {
   TextToVideo(const TextToVideo&) = delete;
   TextToVideo& operator=(const TextToVideo&) = delete;
 
+  // This network instead of the folder's transformer, which is then never read.
+  void lend(LentTransformer transformer);
   // All texts of a run are encoded at once, so that the encoder may leave before the first video.
   void expect_prompts(const std::vector<std::string>& prompts);
+  // Now rather than with the first video.
+  void encode_prompts(const Watch& watch);
+  // Between videos: no weights stay, encoded texts do.
+  void release();
   VideoReport make(const VideoRequest& request, const Watch& watch);
 
   std::string device() const;

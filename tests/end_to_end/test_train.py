@@ -210,6 +210,101 @@ def test_the_distilled_export_generates(fastwan, distilled, tmp_path):
     assert Mp4(tmp_path / "a.mp4").frames == 9
 
 
+CAPTIONS = [PROMPT, "a large blue square moves quickly to the right on a plain background"]
+
+
+def without_validation(lines):
+    """Rows of iterations, and the steps of rows of validation."""
+    return ([line for line in lines if "validation_seconds" not in line],
+            [line["step"] for line in lines if "validation_seconds" in line])
+
+
+def test_validation_makes_videos_and_changes_no_bit_of_training(fastwan, finetuned, tmp_path):
+    write_recipe(tmp_path, FINETUNE)
+    run = train(fastwan, tmp_path, f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.every_steps=10",
+                "--callbacks.validation.sampling_steps=2,3", "--callbacks.validation.guidance_scale=2")
+    assert run.status == 0, run
+    assert state_digests(tmp_path, STEPS) == state_digests(finetuned, STEPS)
+    iterations, validated = without_validation(metrics(tmp_path))
+    assert iterations == metrics(finetuned) and validated == [0, 10, 20]
+    for step in validated:
+        folder = tmp_path / "run" / "validation" / f"step_{step}"
+        for count in (2, 3):
+            name = f"validation_step_{step}_inference_steps_{count}_video_0"
+            video = Mp4(folder / f"{name}.mp4")
+            assert (video.width, video.height, video.frames) == (32, 32, 9)
+            assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    digests = [entry["latents_sha256"] for step in validated
+               for entry in json.loads((tmp_path / f"run/validation/step_{step}/videos.json").read_text())]
+    assert len(set(digests)) == 6, "each step and each number of steps gives other latents"
+
+
+def test_validation_shows_what_the_export_generates(fastwan, distilled, tmp_path):
+    from safetensors.numpy import load_file
+    (tmp_path / "captions.json").write_text(json.dumps({"data": [{"caption": caption} for caption in CAPTIONS]}))
+    write_recipe(tmp_path, DISTILL)
+    nowhere = {"FASTWAN_FFMPEG_BIN": "/nowhere/ffmpeg"}
+    run = train(fastwan, tmp_path, "--callbacks.validation.dataset_file=captions.json",
+                "--callbacks.validation.every_steps=6", "--callbacks.validation.run_at_start=false", env=nowhere)
+    assert run.status == 0 and run.err.count("frames as .safetensors") == 1, run
+    assert state_digests(tmp_path, 12) == state_digests(distilled, 12)
+    iterations, validated = without_validation(metrics(tmp_path))
+    assert iterations == metrics(distilled) and validated == [6, 12]
+
+    def shown(step):
+        name = f"validation_step_{step}_inference_steps_3_video_1.safetensors"
+        return load_file(tmp_path / "run" / "validation" / f"step_{step}" / name)["frames"]
+
+    made = fastwan("generate", "-m", tmp_path / "run" / "export", "-p", CAPTIONS[1], "--seed", "6", "--size", "32x32",
+                   "--num-frames", "9", "-o", "a.safetensors")
+    assert made.status == 0, made
+    frames = load_file(tmp_path / "a.safetensors")["frames"]
+    assert frames.shape == (9, 3, 32, 32)
+    assert abs(frames - shown(12)).max() < 1e-3
+    assert abs(frames - shown(6)).max() > 1e-2
+
+
+def test_a_validation_that_fails_does_not_end_the_run(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=2)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "validation").write_text("in the way")
+    run = train(fastwan, tmp_path, f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.every_steps=2",
+                "--callbacks.validation.sampling_steps=1")
+    assert run.status == 0 and run.err.count("video 0 failed") == 2, run
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+
+
+def test_a_student_without_the_coarse_branch_stays_one(fastwan, distilled, tmp_path):
+    from safetensors import safe_open
+    write_recipe(tmp_path, DISTILL, steps=3)
+    run = train(fastwan, tmp_path, "--training.vsa.coarse_branch=false")
+    assert run.status == 0, run
+
+    def has_gates(folder):
+        with safe_open(folder / "transformer" / "diffusion_pytorch_model.safetensors", "np") as weights:
+            return any("to_gate_compress" in name for name in weights.keys())
+
+    export = tmp_path / "run" / "export"
+    assert has_gates(distilled / "run" / "export") and not has_gates(export)
+    made = fastwan("generate", "-m", export, "-p", PROMPT, "--seed", "1", "--size", "32x32", "--num-frames", "9",
+                   "-o", "a.mp4")
+    assert made.status == 0 and "there is no coarse term" in made.err, made
+
+
+@pytest.mark.parametrize("settings", [FINETUNE, DISTILL], ids=["finetune", "distill"])
+def test_the_logged_work_is_the_planned_one(fastwan, settings, tmp_path):
+    write_recipe(tmp_path, settings, steps=3, every=3)
+    no_recompute = "--training.model.enable_gradient_checkpointing_type=none"  # what MFU does not count
+    plan = json.loads(fastwan("train", "--config", "recipe.yaml", "--dry-run", "--json", no_recompute,
+                              cwd=tmp_path).out)
+    assert train(fastwan, tmp_path, no_recompute).status == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    work = [line["flops_per_second"] * line["step_time"] for line in lines]
+    always = plan["critic_flops"] or plan["flops"]
+    assert work == pytest.approx([always, always, always + plan["student_flops"]], rel=1e-9)
+    assert not any("mfu" in line for line in lines)  # a CPU has no rate to compare with
+
+
 def test_diffusers_loads_the_export_with_the_trained_weights(finetuned):
     from diffusers import WanTransformer3DModel
     from safetensors.torch import load_file

@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "cli/tensor_entry/train_parts.h"
+#include "cli/tensor_entry/train_validation.h"
 #include "cli/tensor_entry/train_work.h"
 #include "cli/tensor_library.h"
 #include "cli/version.h"
@@ -197,6 +198,7 @@ config::TrainReport train(const TrainCall& call) {
       .device = pipelines::resolve_device(call.run.device),
       .mesh = distributed::one_process(),
       .watch = call.watch,
+      .media_roots = call.run.media_roots,
       .on_note = call.listener.on_note ? call.listener.on_note : [](const std::string&) {}};
   const config::Checkpoint& saving = recipe.training.checkpoint;
   const Path run = saving.output_dir;
@@ -269,6 +271,12 @@ config::TrainReport train(const TrainCall& call) {
     write_export(to);
     report.exports.push_back(to);
   };
+  if (setup.validation) {
+    hooks.wants_validation = [&](int64_t step) { return setup.validation->is_due(step); };
+    hooks.validate = [&](int64_t step) {
+      return setup.validation->make(step, running->ema(kStudent));
+    };
+  }
   training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options),
                             std::move(hooks));
   running = &trainer;

@@ -5,6 +5,7 @@
 #include <ATen/ops/tensor.h>
 
 #include "cli/tensor_entry/train_parts.h"
+#include "cli/tensor_entry/train_validation.h"
 #include "cli/tensor_entry/train_work.h"
 #include "models/checkpoint.h"
 #include "models/layout/cost.h"
@@ -86,6 +87,7 @@ TrainSetup setup_flow(const TrainContext& context) {
     }
   }
   setup.operations = operations_of(recipe, networks, data, *setup.method);
+  setup.validation = make_validation(context, networks->at(kStudent), data);
   setup.write_export = [&recipe, networks](const Path& to) {
     write_student(recipe, networks->at(kStudent), to);
   };

@@ -30,6 +30,7 @@ struct TrainContext {
   at::Device device = at::kCPU;
   distributed::Mesh mesh;
   const Watch& watch;
+  const std::vector<Path>& media_roots;  // as io::open_ffmpeg takes them
   std::function<void(const std::string&)> on_note;
 };
 
@@ -40,6 +41,8 @@ training::SparsityRamp ramp_of(const config::Vsa& vsa);
 // Parameters of the same name get the other side's values; others stay.
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);
 void copy_values(const training::Units& from, const torch::nn::Module& to);
+
+class Validation;  // train_validation.h
 
 // A run as the trainer takes it, whatever its method.
 struct TrainSetup {
@@ -53,6 +56,7 @@ struct TrainSetup {
   std::function<void(const Path& to)> write_export;
   // What lies beside the checkpoints for people and other programs.
   std::function<void(const Path& run)> write_beside = [](const Path&) {};
+  std::shared_ptr<Validation> validation;  // null: none is wanted
   // Goes first: what it works on is held by the functions above.
   std::unique_ptr<training::Method> method;
 };

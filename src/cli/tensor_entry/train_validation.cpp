@@ -1,0 +1,244 @@
+#include "cli/tensor_entry/train_validation.h"
+
+#include <chrono>
+#include <optional>
+#include <utility>
+
+#include <ATen/Parallel.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/text.h"
+#include "config/presets.h"
+#include "config/resolve.h"
+#include "io/media.h"
+
+namespace fastwan::cli {
+namespace {
+
+using config::Origin;
+
+constexpr int64_t kManySteps = 50;  // of a model that is not distilled, where the recipe says none
+constexpr int64_t kSheetColumns = 4, kSheetRows = 2;
+
+// FastVideo's validation list: {"data": [{"caption": ...}, ...]}. Sizes are those of training, so
+// no other key is read.
+std::vector<std::string> read_captions(const Path& file) {
+  const Json document = read_json_file(file.string());
+  const auto entries = json_get<std::vector<Json>>(document, "data", file.string());
+  std::vector<std::string> captions;
+  for (const Json& entry : entries) {
+    captions.push_back(json_get<std::string>(entry, "caption", file.string()));
+  }
+  if (captions.empty()) {
+    throw InvalidInput(Code::kBadValue, str("callbacks.validation.dataset_file ", file.string(),
+                                            " holds no captions"));
+  }
+  return captions;
+}
+
+// An own preset of the model knows its rate of frames.
+std::optional<int64_t> fps_of(const layout::ModelFolder& model) {
+  const Path file = model.folder / "fastwan.json";
+  if (!std::filesystem::exists(file)) {
+    return std::nullopt;
+  }
+  return config::preset_from_json(read_json_file(file.string()), file.string()).fps;
+}
+
+std::vector<int64_t> few_step_timesteps(const config::Recipe& recipe) {
+  const std::vector<int64_t>& own = recipe.callbacks.validation.sampling_timesteps;
+  return own.empty() ? recipe.method.dmd_denoising_steps : own;
+}
+
+// What all videos share, as `fastwan generate` would settle it for the exported student.
+config::Generate settings_of(const TrainContext& context,
+                             const RoleNetwork& student,
+                             const TrainData& data) {
+  const config::Recipe& recipe = context.recipe;
+  const config::Validation& wanted = recipe.callbacks.validation;
+  const layout::WanVaeConfig& vae = data.folder.vae_config;
+  const auto& latent = data.latent_shape;  // [C, T, H, W]
+  config::Generate g;
+  const auto set = [](auto& setting, auto value) {
+    setting.set(std::move(value), Origin::kConfigFile);
+  };
+  set(g.width, latent[3] * vae.scale_factor_spatial);
+  set(g.height, latent[2] * vae.scale_factor_spatial);
+  set(g.num_frames,
+      wanted.num_frames > 0 ? wanted.num_frames : 1 + (latent[1] - 1) * vae.scale_factor_temporal);
+  if (const auto fps = fps_of(student.folder)) {
+    set(g.fps, *fps);
+  }
+  set(g.flow_shift, recipe.pipeline.flow_shift);
+  set(g.seed, recipe.training.data.seed);
+  set(g.rng, config::Rng::kPhilox);
+  set(g.device, context.device.str());
+  set(g.threads, static_cast<int64_t>(at::get_num_threads()));  // another number: other bits
+  set(g.offload, config::Offload::kNone);
+  set(g.attention_backend, config::AttentionBackend::kDense);  // unused: the student has its own
+  set(g.dit_precision,
+      compute_type(recipe) == at::kBFloat16 ? config::Precision::kBf16 : config::Precision::kFp32);
+  if (recipe.method.kind == config::MethodKind::kDistill) {
+    set(g.sampler, config::Sampler::kDmd);
+    set(g.dmd_denoising_steps, few_step_timesteps(recipe));
+  } else {
+    set(g.sampler, config::Sampler::kUnipc);
+    set(g.guidance_scale, wanted.guidance_scale);
+    set(g.negative_prompt, recipe.pipeline.negative_prompt);
+  }
+  return g;
+}
+
+config::ModelFacts facts_of(const TrainContext& context, const TrainData& data) {
+  const bool is_few_step = context.recipe.method.kind == config::MethodKind::kDistill;
+  return {.class_name = is_few_step ? "WanDMDPipeline" : "WanPipeline",
+          .vae_z = data.folder.vae_config.z_dim,
+          .size_multiple = data.folder.size_multiple(),
+          .frames_per_latent = data.folder.vae_config.scale_factor_temporal};
+}
+
+bool has_ffmpeg(const TrainContext& context) {
+  try {
+    io::open_ffmpeg(context.media_roots);
+    return true;
+  } catch (const IoError& error) {
+    context.on_note(str("validation writes frames as .safetensors: ", error.what()));
+    return false;
+  }
+}
+
+}  // namespace
+
+Validation::Validation(const TrainContext& context,
+                       const RoleNetwork& student,
+                       const TrainData& data)
+    : context_(context),
+      folder_(Path(context.recipe.training.checkpoint.output_dir) / "validation"),
+      model_(data.folder),
+      student_(student.network) {
+  const config::Validation& wanted = context.recipe.callbacks.validation;
+  prompts_ = wanted.dataset_file.empty() ? wanted.prompts : read_captions(wanted.dataset_file);
+  if (!has_ffmpeg(context)) {
+    extension_ = ".safetensors";
+  }
+  const config::ModelFacts facts = facts_of(context, data);
+  std::vector<int64_t> counts = wanted.sampling_steps;
+  const config::Generate shared = settings_of(context, student, data);
+  if (*shared.sampler == config::Sampler::kDmd) {
+    if (wanted.guidance_scale != 1) {  // FastVideo's runs give one, and use none either
+      context.on_note("callbacks.validation.guidance_scale has no effect on a few-step student");
+    }
+    counts = {static_cast<int64_t>(shared.dmd_denoising_steps->size())};
+  } else if (counts.empty()) {
+    counts = {kManySteps};
+  }
+  for (const int64_t count : counts) {
+    config::Generate settings = shared;
+    settings.steps.set(count, Origin::kConfigFile);
+    config::resolve(settings, facts, std::nullopt);
+    add_sampling(std::move(settings));
+  }
+}
+
+void Validation::add_sampling(config::Generate settings) {
+  auto sampling = std::make_unique<Sampling>();
+  sampling->settings = std::move(settings);
+  sampling->videos = std::make_unique<pipelines::TextToVideo>(
+      sampling->settings, model_, context_.media_roots, std::vector<Path>{"video" + extension_},
+      context_.on_note);
+  sampling->videos->lend([network = student_](const at::Tensor& latents, const at::Tensor& timestep,
+                                              const at::Tensor& encoded_text) {
+    return network->velocity(latents, timestep, encoded_text);
+  });
+  sampling->videos->expect_prompts(prompts_);
+  sampling->videos->encode_prompts({.stop = context_.watch.stop, .on_progress = {}});
+  samplings_.push_back(std::move(sampling));
+}
+
+bool Validation::is_due(int64_t step) const {
+  const config::Validation& wanted = context_.recipe.callbacks.validation;
+  return step == 0 ? wanted.run_at_start : step % wanted.every_steps == 0;
+}
+
+void Validation::make_one(const Sampling& sampling,
+                          int64_t step,
+                          std::size_t prompt,
+                          Made& made) const {
+  const distributed::Comm& world = *context_.mesh.world;
+  const int64_t seed = *sampling.settings.seed + static_cast<int64_t>(prompt);
+  const std::string name = str("validation_step_", step, "_inference_steps_",
+                               *sampling.settings.steps, "_video_", prompt);
+  const Path folder = folder_ / str("step_", step);
+  const Json facts = {{"prompt", prompts_[prompt]}, {"seed", seed}, {"training_step", step}};
+  pipelines::VideoRequest request{.prompt = prompts_[prompt], .seed = seed};
+  if (world.rank() == 0) {
+    std::filesystem::create_directories(folder);
+    request.video = folder / (name + extension_);
+    request.contact_sheet = folder / (name + ".png");
+    request.sheet_columns = kSheetColumns;
+    request.sheet_rows = kSheetRows;
+    request.metadata = facts.dump();
+  }
+  // Ranks that share a network must not leave it one by one.
+  const Watch watch{.stop = world.size() == 1 ? context_.watch.stop : std::stop_token(),
+                    .on_progress = {}};
+  const pipelines::VideoReport report = sampling.videos->make(request, watch);
+  for (const auto& [stage, seconds] : report.stage_seconds) {
+    made.denoise_seconds += stage == "denoise" ? seconds : 0;
+    made.decode_seconds += stage == "decode" ? seconds : 0;
+  }
+  Json entry = {{"file", name + extension_}};
+  entry.update(facts);
+  entry["num_inference_steps"] = *sampling.settings.steps;
+  entry["latents_sha256"] = report.latents_sha256;
+  made.videos.push_back(std::move(entry));
+}
+
+training::Metrics Validation::make(int64_t step, training::Ema* ema) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  std::optional<training::WithEma> average;
+  if (ema != nullptr && context_.recipe.callbacks.ema.use_for_validation) {
+    average.emplace(*ema);
+  }
+  Made made;
+  for (const auto& sampling : samplings_) {
+    for (std::size_t i = 0; i < prompts_.size(); ++i) {
+      try {
+        make_one(*sampling, step, i, made);
+      } catch (const Stopped&) {  // the trainer hears of it too, and saves
+        sampling->videos->release();
+        return {};
+      } catch (const std::exception& error) {
+        context_.on_note(
+            str("validation of step ", step, ": video ", i, " failed: ", error.what()));
+      }
+    }
+    sampling->videos->release();
+  }
+  if (made.videos.empty()) {
+    return {};
+  }
+  if (context_.mesh.world->rank() == 0) {
+    try {
+      write_durably(folder_ / str("step_", step) / "videos.json", dump_json(made.videos));
+    } catch (const IoError& error) {
+      context_.on_note(str("validation of step ", step, ": ", error.what()));
+    }
+  }
+  return {{"validation_seconds", std::chrono::duration<double>(Clock::now() - start).count()},
+          {"validation_denoise_seconds", made.denoise_seconds},
+          {"validation_decode_seconds", made.decode_seconds}};
+}
+
+std::unique_ptr<Validation> make_validation(const TrainContext& context,
+                                            const RoleNetwork& student,
+                                            const TrainData& data) {
+  if (context.recipe.callbacks.validation.every_steps == 0) {
+    return nullptr;
+  }
+  return std::make_unique<Validation>(context, student, data);
+}
+
+}  // namespace fastwan::cli

@@ -1,0 +1,66 @@
+// callbacks.validation: what the student makes of a few prompts, as videos on the way.
+//
+// <output_dir>/validation/step_<S>/ holds, for K steps of sampling and prompt i,
+//   validation_step_<S>_inference_steps_<K>_video_<i>.mp4   frames as .safetensors without ffmpeg
+//   validation_step_<S>_inference_steps_<K>_video_<i>.png   contact sheet
+//   videos.json                                             prompts, seeds, digests of the latents
+// Video i has seed training.data.seed + i each time, so steps compare; up to rounding it is what
+// `fastwan generate` makes with that seed from weights exported at the step.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "cli/tensor_entry/train_parts.h"
+#include "config/generate.h"
+#include "pipelines/text_to_video.h"
+#include "training/ema.h"
+#include "training/metrics_log.h"
+
+namespace fastwan::cli {
+
+class Validation {
+ public:
+  // Reads the prompts and encodes them: the text encoder comes and goes before training takes its
+  // memory. `context` must outlive it. InvalidInput for prompts or sizes that cannot be.
+  Validation(const TrainContext& context, const RoleNetwork& student, const TrainData& data);
+
+  bool is_due(int64_t step) const;
+
+  // Every rank calls it, for a network that is cut over ranks works on all; the first one writes.
+  // Nothing that trains changes: `ema` (may be null) lends its average meanwhile where the recipe
+  // says so. A video that fails is said and left out; a run of days does not end over one.
+  training::Metrics make(int64_t step, training::Ema* ema);
+
+ private:
+  // Settings and their pipeline, which refers to them.
+  struct Sampling {
+    config::Generate settings;
+    std::unique_ptr<pipelines::TextToVideo> videos;
+  };
+  struct Made {
+    Json videos = Json::array();
+    double denoise_seconds = 0, decode_seconds = 0;
+  };
+  void add_sampling(config::Generate settings);
+  void make_one(const Sampling& sampling, int64_t step, std::size_t prompt, Made& made) const;
+
+  const TrainContext& context_;
+  Path folder_;  // of all validations of the run
+  layout::ModelFolder model_;
+  std::shared_ptr<training::Network> student_;
+  std::vector<std::string> prompts_;
+  std::string extension_ = ".mp4";
+  std::vector<std::unique_ptr<Sampling>> samplings_;
+};
+
+// Null where the recipe wants none.
+std::unique_ptr<Validation> make_validation(const TrainContext& context,
+                                            const RoleNetwork& student,
+                                            const TrainData& data);
+
+}  // namespace fastwan::cli
