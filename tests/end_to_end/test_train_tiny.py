@@ -1,0 +1,105 @@
+"""`tools/train_tiny`: the stages of the tiny experiment, run, stopped, killed and gone on with."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import ROOT, binary
+
+TOOL = ROOT / "tools" / "train_tiny"
+SMALL = ["training.data.num_frames=9", "training.data.num_height=32", "training.data.num_width=32",
+         "training.data.train_batch_size=4"]
+
+
+def tool(folder, *words, **options):
+    return subprocess.run(command(folder, *words), capture_output=True, text=True, timeout=600, env=environment(), **options)
+
+
+def command(folder, *words):
+    return [sys.executable, str(TOOL), "--ci", "--device", "cpu", "--work", str(folder), *map(str, words)]
+
+
+def environment():
+    return {**os.environ, "FASTWAN_BIN": str(binary()), "CI": "1"}
+
+
+def settings(**more):
+    changes = [*SMALL, *[f"{name.replace('__', '.')}={value}" for name, value in more.items()]]
+    return [word for change in changes for word in ("--set", change)]
+
+
+def progress(folder, stage):
+    return json.loads((folder / "runs/tiny-shapes-ci" / stage / "progress.json").read_text())
+
+
+def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
+    run = tool(tmp_path, "--stage", "teacher")
+    assert run.returncode != 0 and "needs vae first" in run.stderr
+    run = tool(tmp_path, "--stage", "features", "text", *settings(training__loop__max_train_steps=3))
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert [line.split()[:3] for line in lines] == [["text", "done", "3/3"], ["features", "done", "3/3"]]
+    assert "train_loss" in lines[0]
+    assert (tmp_path / "runs/tiny-shapes-ci/text/export/text_encoder/model.safetensors").exists()
+    entry = progress(tmp_path, "features")
+    assert entry["status"] == "done" and entry["chunks"] == 1 and entry["metrics"]["train_loss"] > 0
+
+    again = tool(tmp_path, "--stage", "text", "features")
+    assert again.returncode == 0 and again.stdout.count("(kept)") == 2
+    assert progress(tmp_path, "features") == entry
+    listed = tool(tmp_path, "--list")
+    assert "needs teacher, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
+
+
+def test_a_budget_that_is_over_starts_nothing(tmp_path):
+    run = tool(tmp_path, "--stage", "text", "--budget", "5")
+    assert run.returncode == 75 and not (tmp_path / "runs/tiny-shapes-ci/text").exists(), run
+
+
+def test_a_killed_driver_takes_its_child_along_and_the_next_call_goes_on(tmp_path):
+    words = ["--stage", "features",
+             *settings(training__loop__max_train_steps=30, training__checkpoint__training_state_checkpointing_steps=2)]
+    first = subprocess.Popen(command(tmp_path, *words), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run_folder = tmp_path / "runs/tiny-shapes-ci/features"
+    deadline = time.monotonic() + 120
+    while not list(run_folder.glob("checkpoint-*/manifest.json")):
+        assert first.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    second = tool(tmp_path, *words)
+    assert second.returncode == 0, second.stderr
+    assert "30/30" in second.stdout
+    steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(1, 31)), "the second call did not go on where the first was"
+    assert progress(tmp_path, "features")["status"] == "done"
+
+
+def test_what_fails_is_told_with_the_programs_words(tmp_path):
+    run = tool(tmp_path, "--stage", "text", "--set", "training.optimizer.learning_rat=1")
+    assert run.returncode not in (0, 75) and "learning_rat" in run.stderr and "train.log" in run.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_chain(tmp_path):
+    run = tool(tmp_path, "--samples", "16")
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "runs/tiny-shapes-ci/evaluation/report.json").read_text())
+    states = {row["name"]: row["status"] for row in report["rows"]}
+    assert {name for name, state in states.items() if state != "done"} == {
+        "ablation_no_gate", "ablation_sparsity_0_9", "ablation_ratio_1", "ablation_no_guidance"}
+    verdicts = {gate["id"]: gate["verdict"] for gate in report["gates"]}
+    assert verdicts["Q13"] == "pass" and verdicts["Q0"] in ("pass", "fail")
+    packed = list((tmp_path / "runs/tiny-shapes-ci/leaving").glob("*.tar"))
+    assert packed and all(file.stat().st_size <= 16e6 for file in packed)
+    unpacked = tmp_path / "elsewhere"
+    unpacked.mkdir()
+    assert tool(unpacked, "--unpack", packed[0].parent).returncode == 0
+    made = subprocess.run(
+        [str(binary()), "generate", "-m", "runs/tiny-shapes-ci/distill/export", "-p", "a small red circle", "--save-frames",
+         "frames.safetensors"], cwd=unpacked, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
