@@ -28,7 +28,7 @@ at::Tensor widened(const at::Tensor& x) {
 
 at::Tensor kl_divergence(const models::LatentPosterior& posterior) {
   const at::Tensor mean = widened(posterior.mean), logvar = widened(posterior.logvar);
-  return 0.5 * (at::square(mean) + at::exp(logvar) - 1.0 - logvar).flatten(1).sum(1);  // [B]
+  return 0.5 * (at::square(mean) + at::exp(logvar) - 1.0 - logvar).flatten(1).mean(1);  // [B]
 }
 
 TrainVae::TrainVae(std::shared_ptr<models::WanVae> vae,

@@ -1,10 +1,13 @@
 // Training a Wan VAE on clips.
 //
-//   loss = mean |decode(z) - video| + kl_weight * mean over clips of KL(q(z | video) || N(0, 1))
-//   z = mean + exp(logvar / 2) eps,   KL summed over a clip's latent
+//   loss = mean |decode(z) - video| + kl_weight * mean KL(q(z | video) || N(0, 1))
+//   z = mean + exp(logvar / 2) eps
 //
-// Source  Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022;
-//         weights by the convention of diffusers' train_autoencoderkl.py
+// Both means are over elements, of the video and of the latent. A divergence summed over the latent
+// beside a mean over pixels would outweigh them by its thousands of elements: at 1e-6 the posterior
+// of procedural clips collapsed to the prior, and the frames lost their small objects.
+//
+// Source  Rombach et al., "High-resolution image synthesis with latent diffusion models", 2022
 #pragma once
 
 #include <cstdint>
@@ -18,7 +21,7 @@
 
 namespace fastwan::training {
 
-// Of each clip: 1/2 sum (mean^2 + exp(logvar) - 1 - logvar): [B] fp32 (fp64).
+// Of each clip, in nats an element: 1/2 mean (mean^2 + exp(logvar) - 1 - logvar): [B] fp32 (fp64).
 at::Tensor kl_divergence(const models::LatentPosterior& posterior);
 
 struct VaeMethodOptions {

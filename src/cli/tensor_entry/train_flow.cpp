@@ -112,7 +112,7 @@ training::ExportOptions export_options(const Recipe& recipe, const std::string& 
     preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
     preset["sampler"] = "dmd";
     preset["flow_shift"] = model.flow_shift;
-    preset["steps"] = nullptr;
+    preset["num_inference_steps"] = nullptr;
     preset["guidance_scale"] = nullptr;
   }
   const config::Checkpoint& saving = recipe.training.checkpoint;
