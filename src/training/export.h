@@ -40,12 +40,12 @@ std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
 std::vector<ExportTensor> weights_of(const Units& units);
 
 struct ExportOptions {
-  Path base;                              // Diffusers folder with all other components
-  Path to;                                // must not exist, but for replaces = true
+  Path base;  // Diffusers folder with all other components
+  Path to;    // must not exist, but for replaces = true
   // The folder of `base` that is replaced: transformer, vae or text_encoder.
   std::string component = "transformer";
   std::string config;      // merged into the component's config.json (RFC 7396); empty: as it is
-  std::string class_name;                 // _class_name of model_index.json; empty: the base's
+  std::string class_name;  // _class_name of model_index.json; empty: the base's
   std::string
       preset;  // merged into fastwan.json (RFC 7396) where the base has one; empty: as it is
   at::ScalarType dtype = at::kFloat;        // fp32 or bf16, rounded once

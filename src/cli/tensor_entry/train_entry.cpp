@@ -209,13 +209,13 @@ config::TrainReport train(const TrainCall& call) {
   const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);
   data::Loader loader(
       setup.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
-                    .global_batch = config::global_batch(recipe),
-                    .rank = context.mesh.world->rank(),
-                    .world = context.mesh.world->size(),
-                    .micro_batches = recipe.training.loop.gradient_accumulation_steps,
-                    .text_rows = recipe.training.data.text_len,
-                    .latent_frames = setup.latent_frames,
-                    .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
+                     .global_batch = config::global_batch(recipe),
+                     .rank = context.mesh.world->rank(),
+                     .world = context.mesh.world->size(),
+                     .micro_batches = recipe.training.loop.gradient_accumulation_steps,
+                     .text_rows = recipe.training.data.text_len,
+                     .latent_frames = setup.latent_frames,
+                     .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
 
   training::TrainerOptions options{
       .run = run,

@@ -121,8 +121,8 @@ TrainSetup setup_vae(const TrainContext& context) {
   const layout::ModelFolder folder =
       layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
   const int64_t crop = recipe.training.data.shapes.crop_frames;
-  TrainSetup setup = setup_on(
-      context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}));
+  TrainSetup setup =
+      setup_on(context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}));
 
   const auto vae = std::make_shared<models::WanVae>(
       folder.vae_config,
@@ -217,14 +217,14 @@ TrainSetup setup_features(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   TrainSetup setup = setup_on(context, clips(recipe, {}));
   const at::ScalarType type = compute_type(recipe);
-  const auto net = std::make_shared<models::ShapeFeatures>(
-      at::TensorOptions(type).device(context.device));
+  const auto net =
+      std::make_shared<models::ShapeFeatures>(at::TensorOptions(type).device(context.device));
   const auto units = units_of(context, *net);
   if (is_random(recipe)) {
     units->initialise([&] { net->initialise(seed_of(recipe)); });
   } else {
-    const auto exact = models::load_shape_features(
-        Path(recipe.models.at(kStudent).init_from) / kFeaturesFile);
+    const auto exact =
+        models::load_shape_features(Path(recipe.models.at(kStudent).init_from) / kFeaturesFile);
     units->initialise([&] { copy_values(*exact, *net); });
   }
   setup.method = std::make_unique<training::TrainAttributes>(
@@ -245,7 +245,8 @@ TrainSetup setup_features(const TrainContext& context) {
 
 TrainSetup setup_shapes(const TrainContext& context) {
   const std::string folder = context.recipe.models.at(kStudent).init_from;
-  context.on_note(str(is_random(context.recipe) ? "config from " : "loading student from ", folder));
+  context.on_note(
+      str(is_random(context.recipe) ? "config from " : "loading student from ", folder));
   switch (context.recipe.method.kind) {
     case config::MethodKind::kVae:
       return setup_vae(context);
