@@ -106,7 +106,7 @@ def test_a_teacher_starts_from_the_vae_and_its_export_makes_a_video(fastwan_in, 
                 training__data__shapes__count=8)
     assert run.status == 0, run
     made = fastwan("generate", "-m", "teacher/export", "-p", "a small red circle", "--steps", "2", "-o", "out.mp4",
-                   "--size", "32x32", "--num-frames", "9")
+                   "--num-frames", "9")
     assert made.status == 0, made
     assert Mp4(vae / "out.mp4").frames == 9
 
