@@ -63,11 +63,6 @@ void write_student(const Recipe& recipe, const RoleNetwork& student, const Path&
 
 }  // namespace
 
-at::ScalarType export_type(const Recipe& recipe) {
-  return recipe.training.checkpoint.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16
-                                                                                : at::kFloat;
-}
-
 TrainSetup setup_flow(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   const auto networks = std::make_shared<const RoleNetworks>(make_networks(context));
@@ -120,7 +115,7 @@ training::ExportOptions export_options(const Recipe& recipe, const std::string& 
           .to = {},
           .class_name = is_few_step ? "WanDMDPipeline" : "",
           .preset = preset.empty() ? "" : preset.dump(),
-          .dtype = export_type(recipe),
+          .dtype = saving.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16 : at::kFloat,
           .limit_bytes = saving.export_limit_bytes};
 }
 

@@ -98,6 +98,15 @@ RoleNetwork make_network(const TrainContext& context,
   return out;
 }
 
+void assign(const std::map<std::string, at::Tensor>& values, const torch::nn::Module& to) {
+  const c10::NoGradGuard no_grad;
+  for (const auto& parameter : to.named_parameters()) {
+    if (const auto found = values.find(parameter.key()); found != values.end()) {
+      parameter.value().detach().copy_(found->second);
+    }
+  }
+}
+
 }  // namespace
 
 training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& model) {
@@ -108,29 +117,19 @@ training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& mod
 }
 
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to) {
-  const c10::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> values;
   for (const auto& parameter : from.named_parameters()) {
     values.emplace(parameter.key(), parameter.value());
   }
-  for (const auto& parameter : to.named_parameters()) {
-    if (const auto found = values.find(parameter.key()); found != values.end()) {
-      parameter.value().detach().copy_(found->second);
-    }
-  }
+  assign(values, to);
 }
 
 void copy_values(const training::Units& from, const torch::nn::Module& to) {
-  const c10::NoGradGuard no_grad;
   std::map<std::string, at::Tensor> values;
   for (const training::Units::Named& named : from.values()) {
     values.emplace(named.name, named.value);
   }
-  for (const auto& parameter : to.named_parameters()) {
-    if (const auto found = values.find(parameter.key()); found != values.end()) {
-      parameter.value().copy_(found->second);
-    }
-  }
+  assign(values, to);
 }
 
 at::ScalarType compute_type(const config::Recipe& recipe) {

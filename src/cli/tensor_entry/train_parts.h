@@ -65,8 +65,6 @@ TrainSetup setup_flow(const TrainContext& context);
 // vae, text, features: networks on procedural clips, their frames or their captions.
 TrainSetup setup_shapes(const TrainContext& context);
 
-at::ScalarType export_type(const config::Recipe& recipe);
-
 // The networks of flow methods by role: student, teacher, critic.
 struct RoleNetwork {
   layout::ModelFolder folder;

@@ -80,16 +80,11 @@ TrainSetup setup_on(const TrainContext& context,
 training::ExportOptions component_export(const Recipe& recipe,
                                          const Path& to,
                                          const std::string& component) {
-  return {
-      .base = layout::open_model_folder(recipe.models.at(kStudent).init_from, {}).folder,
-      .to = to,
-      .component = component,
-      .class_name = "",
-      .preset = "",
-      .dtype = export_type(recipe),
-      .limit_bytes = recipe.training.checkpoint.export_limit_bytes,
-      .replaces = true,
-  };
+  training::ExportOptions options = export_options(recipe, kStudent);
+  options.to = to;
+  options.component = component;
+  options.replaces = true;
+  return options;
 }
 
 // --- vae -----------------------------------------------------------------------------------------
