@@ -26,6 +26,7 @@ test: setup-dev build  ## every quick test, and one line of counts
 test-slow: setup-dev build  ## the slow tests, before a release
 	@$(PYTHON) tools/run_tests $(RELEASE) --only slow --exclude gpu
 	@tools/check_sanitizers tsan
+	@tools/check_arm64
 
 demo: $(RELEASE)/build.ninja  ## from nothing to out/demo.mp4 and its contact sheet
 	@$(NINJA) fastwan fastwan_lib

@@ -1,4 +1,4 @@
-# aarch64 with Debian's cross compiler; tests run under qemu-user.
+# aarch64 with Debian's cross compiler; tests run under qemu-user, whose CPU is $QEMU_CPU (tools/check_arm64).
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_C_COMPILER aarch64-linux-gnu-gcc)
