@@ -25,7 +25,7 @@ namespace {
 constexpr int kStoppedResumable = 75;
 
 struct TrainFlags {
-  std::string config, method, resume, allow_change, device = "auto", threads = "0";
+  std::string config, method, resume, allow_change, device = "auto", threads = "0", profile;
   std::string tera_per_second = "400", gpu_memory, progress = "auto", log_level;
   bool is_dry_run = false, prints_recipe = false, is_deterministic = false, json = false;
 };
@@ -43,6 +43,8 @@ void add_flags(CLI::App& app, TrainFlags& flags) {
          "differences from the checkpoint to accept: seed, dataset, world_size, config or keys");
   option("--device", flags.device, "WHERE", "auto, cpu, cuda or cuda:i");
   option("--threads", flags.threads, "N", "CPU threads; 0 is all cores");
+  option("--profile", flags.profile, "FILE",
+         "trace of the 11th to 13th iteration as JSON, for chrome://tracing or Perfetto");
   option("--progress", flags.progress, "WORD", "auto|log|json|none");
   option("--log-level", flags.log_level, "WORD", "error|warn|info|debug|trace");
   app.add_flag("--deterministic", flags.is_deterministic,
@@ -108,6 +110,7 @@ config::TrainRun run_of(const Program& program,
     }
   }
   run.deterministic = flags.is_deterministic;
+  run.profile = flags.profile;
   run.device = flags.device;
   run.threads = config::to_int(flags.threads, {0, 4096}, "--threads");
   run.media_roots = venvs_of(program);

@@ -20,6 +20,7 @@ struct TrainRun {
   bool deterministic = false;
   std::string device = "auto";  // auto, cpu, cuda or cuda:i
   int64_t threads = 0;          // 0: all cores
+  Path profile;                 // a trace of some iterations; empty: none
   // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
   std::vector<Path> media_roots;
   // Operations a second in bf16 that the data sheet of each GPU promises, cuda:0 first; 0: unknown.

@@ -81,7 +81,7 @@ std::shared_ptr<LatentPool> encode_pool(const PoolOptions& options,
     watch.throw_if_stopped();
     const int64_t count = std::min(options.vae_batch, N - first);
     const at::Tensor pixels = render_batch(source, first, count, &examples).to(options.vae_device);
-    const at::Tensor mean = encoders.vae.encode(pixels).mean;  // [count, C, T, H, W]
+    const at::Tensor mean = encoders.vae.posterior(pixels).mean;  // [count, C, T, H, W]
     if (!latents.defined()) {
       std::vector<int64_t> shape = mean.sizes().vec();
       shape[0] = N;

@@ -75,22 +75,29 @@ std::string ShapesSource::digest() const {
   return digest.hex();
 }
 
+at::Tensor drawn_on_all_threads(int64_t count, const std::function<at::Tensor(int64_t)>& draw) {
+  std::vector<at::Tensor> drawn(static_cast<std::size_t>(count));
+  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      drawn[static_cast<std::size_t>(i)] = draw(i);
+    }
+  });
+  return at::stack(drawn);
+}
+
 at::Tensor render_batch(const ShapesSource& source,
                         int64_t first,
                         int64_t count,
                         std::vector<Example>* examples) {
-  std::vector<at::Tensor> pixels(static_cast<std::size_t>(count));
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      Example example = source.get(first + i);
-      pixels[static_cast<std::size_t>(i)] = std::move(example.latents);
-      if (examples != nullptr) {
-        (*examples)[static_cast<std::size_t>(first + i)] = {.id = std::move(example.id),
-                                                            .caption = std::move(example.caption)};
-      }
+  return drawn_on_all_threads(count, [&](int64_t i) {
+    Example example = source.get(first + i);
+    at::Tensor pixels = std::move(example.latents);
+    if (examples != nullptr) {
+      (*examples)[static_cast<std::size_t>(first + i)] = {.id = std::move(example.id),
+                                                          .caption = std::move(example.caption)};
     }
+    return pixels;
   });
-  return at::stack(pixels);
 }
 
 }  // namespace fastwan::data

@@ -4,6 +4,7 @@
 // Dims  F frames, P height, Q width in pixels
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,9 @@ class ShapesSource final : public Source {
   shapes::IndexRange range_;
   ShapesWindow window_;
 };
+
+// What `draw` makes of 0 .. count - 1, stacked; called on all threads.
+at::Tensor drawn_on_all_threads(int64_t count, const std::function<at::Tensor(int64_t)>& draw);
 
 // The pixels of whole examples [first, first + count), rendered on all threads:
 // [count, 3, F, P, Q]. Ids and captions go to `examples` at their index, where it is given.

@@ -3,7 +3,8 @@
 // Dims    B batch, z latent channels, T H W latent frames, height and width; F P Q pixel frames,
 //         height and width (P = H * scale_factor_spatial, F = 1 + (T - 1) * scale_factor_temporal)
 // Types   weights and activations of one type: fp32, or bf16 rounded as diffusers rounds
-// Memory  the activations of one chunk and two frames of history a convolution, never the clip
+// Memory  the activations of one chunk and two frames of history a convolution, never the clip,
+//         but for the two functions of training
 #pragma once
 
 #include <functional>
@@ -55,7 +56,8 @@ struct LatentPosterior {
 };
 
 // decode() and encode() make no gradients; reconstruct() and posterior() follow the caller's grad
-// mode: same chunks, same history, same operations.
+// mode and take the whole clip at once: the same numbers up to the order of sums, in a few large
+// operations instead of many small ones.
 class WanVae final : public torch::nn::Module {
  public:
   using OnChunk = std::function<void(const at::Tensor& frames)>;  // [B, 3, f, P, Q] in [-1, 1]
@@ -88,9 +90,10 @@ class WanVae final : public torch::nn::Module {
   at::Tensor denormalise(const at::Tensor& latents, LatentForm form) const;
 
  private:
+  enum class Pass { kStreamed, kWhole };
   void stream_decode(const at::Tensor& x, const OnChunk& on_chunk) const;
-  at::Tensor encode_patches(const at::Tensor& x) const;
-  LatentPosterior posterior_of(const at::Tensor& video, bool may_tile) const;
+  at::Tensor encode_patches(const at::Tensor& x, Pass pass) const;
+  LatentPosterior posterior_of(const at::Tensor& video, Pass pass) const;
   at::Tensor finished(const at::Tensor& x) const;
   at::Tensor per_channel(const std::vector<double>& values, const at::Tensor& like) const;
 

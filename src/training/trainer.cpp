@@ -496,10 +496,15 @@ struct Trainer::Impl {
     if (step == 0) {
       validate_if_wanted();
     }
+    StepProfile profile(is_first_rank() ? options.profile : ProfileOptions{});
     while (step < options.max_steps) {
+      profile.before_step();
       const Clock::time_point begin = Clock::now();
       const Metrics metrics = iterate();
       record(metrics, seconds_since(begin));
+      if (profile.after_step()) {
+        hooks.on_note(str("profile in ", options.profile.file.string()));
+      }
       const bool stops = must_stop() && step < options.max_steps;
       const bool is_due = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
       if (is_due || stops || step == options.max_steps) {

@@ -31,6 +31,7 @@
 #include "training/metrics_log.h"
 #include "training/optimizer.h"
 #include "training/schedule.h"
+#include "training/step_profile.h"
 
 namespace fastwan::training {
 
@@ -65,6 +66,7 @@ struct TrainerOptions {
   int64_t tokens_per_step = 0;                     // 0: unknown
   std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
   std::optional<double> peak_rate;                 // operations a second of all devices
+  ProfileOptions profile;                          // rank 0 records it
 };
 
 struct TrainerHooks {

@@ -38,12 +38,16 @@ std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
                                                   const layout::ModelFolder& folder,
                                                   const Texts& texts) {
   const config::ShapesData& wanted = context.recipe.training.data.shapes;
+  // As precise as what will train on the latents, and no more: encoding is most of the start.
+  const at::ScalarType type =
+      compute_type(context.recipe) == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
   const auto vae = models::load_wan_vae(
-      folder.vae, {.device = context.device, .parts = models::VaeParts::kEncoder});
+      folder.vae, {.dtype = type, .device = context.device, .parts = models::VaeParts::kEncoder});
   return data::encode_pool(
       {.format = shapes_format(context.recipe),
        .seed = static_cast<uint64_t>(wanted.seed),
        .range = shapes_range(context.recipe),
+       .vae_batch = context.device.is_cpu() ? 16 : 64,
        .vae_device = context.device,
        .storage = context.device},
       {.vae = *vae, .text_encoder = texts.encoder(), .tokenizer = texts.tokenizer()},

@@ -174,6 +174,8 @@ void settle_device(const config::TrainRun& run) {
   if (run.threads > 0) {
     at::set_num_threads(static_cast<int>(run.threads));
   }
+  // Every iteration has the same shapes: a search for the fastest convolutions pays for itself.
+  at::globalContext().setBenchmarkCuDNN(true);
   if (run.deterministic) {
     at::globalContext().setDeterministicAlgorithms(/*enabled=*/true, /*warn_only=*/false);
     at::globalContext().setDeterministicCuDNN(true);
@@ -235,7 +237,8 @@ config::TrainReport train(const TrainCall& call) {
       .writes_events = tracks(recipe, "tensorboard"),
       .tokens_per_step = setup.tokens_per_step,
       .operations = setup.operations,
-      .peak_rate = peak_rate(context, call.run.gpu_rates)};
+      .peak_rate = peak_rate(context, call.run.gpu_rates),
+      .profile = {.file = call.run.profile}};
   options.check_resume = [&, ours = options.identity](const training::RunState& stored) {
     check_same_run(stored, ours, recipe, call.run.allow_change);
   };

@@ -62,16 +62,20 @@ at::Tensor labels_of(const data::ShapesSource& source, const std::vector<int64_t
   return labels;
 }
 
+enum class Labels { kNone, kAttributes };
+
 TrainSetup setup_on(const TrainContext& context,
-                    const std::shared_ptr<const data::ShapesSource>& source) {
+                    const std::shared_ptr<const data::ShapesSource>& source,
+                    Labels labels) {
   TrainSetup setup{.source = source};
-  setup.prepare = [source, device = context.device](const data::Batch& batch) {
+  setup.prepare = [source, labels, device = context.device](const data::Batch& batch) {
     return training::MicroBatch{
         .latents = {},
         .text = {},
         .slots = batch.slots,
         .pixels = batch.latents.defined() ? batch.latents.to(device) : at::Tensor(),
-        .labels = labels_of(*source, batch.rows).to(device),
+        .labels = labels == Labels::kAttributes ? labels_of(*source, batch.rows).to(device)
+                                                : at::Tensor(),
         .captions = batch.captions};
   };
   return setup;
@@ -94,6 +98,7 @@ training::ExportOptions component_export(const Recipe& recipe,
 std::string latent_statistics(const TrainContext& context,
                               const layout::WanVaeConfig& config,
                               const training::Units& units) {
+  const c10::NoGradGuard no_grad;
   const Recipe& recipe = context.recipe;
   models::WanVae vae(config, {.device = context.device, .parts = models::VaeParts::kEncoder});
   copy_values(units, vae);
@@ -103,8 +108,8 @@ std::string latent_statistics(const TrainContext& context,
   training::LatentMoments moments;
   for (int64_t first = 0; first < count; first += kBatch) {
     context.watch.throw_if_stopped();
-    moments.add(vae.encode(data::render_batch(*source, first, std::min(kBatch, count - first))
-                               .to(context.device))
+    moments.add(vae.posterior(data::render_batch(*source, first, std::min(kBatch, count - first))
+                                  .to(context.device))
                     .mean);
   }
   const Json statistics = {{"latents_mean", moments.mean()}, {"latents_std", moments.std()}};
@@ -117,7 +122,8 @@ TrainSetup setup_vae(const TrainContext& context) {
       layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
   const int64_t crop = recipe.training.data.shapes.crop_frames;
   TrainSetup setup =
-      setup_on(context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}));
+      setup_on(context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}),
+               Labels::kNone);
 
   const auto vae = std::make_shared<models::WanVae>(
       folder.vae_config,
@@ -173,7 +179,7 @@ TrainSetup setup_text(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   const layout::ModelFolder folder =
       layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
-  TrainSetup setup = setup_on(context, clips(recipe, {.frames = 0}));
+  TrainSetup setup = setup_on(context, clips(recipe, {.frames = 0}), Labels::kAttributes);
 
   const at::ScalarType type = compute_type(recipe);
   const auto encoder = std::make_shared<models::Umt5>(
@@ -210,7 +216,7 @@ TrainSetup setup_text(const TrainContext& context) {
 
 TrainSetup setup_features(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
-  TrainSetup setup = setup_on(context, clips(recipe, {}));
+  TrainSetup setup = setup_on(context, clips(recipe, {}), Labels::kAttributes);
   const at::ScalarType type = compute_type(recipe);
   const auto net =
       std::make_shared<models::ShapeFeatures>(at::TensorOptions(type).device(context.device));

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <numeric>
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
@@ -22,16 +21,18 @@ namespace {
 
 using namespace data::shapes;
 
-// [count, 3, F, P, Q] in [-1, 1], drawn on all threads.
+// [count, 3, F, P, Q] in [-1, 1].
 at::Tensor render(const Format& format, const PromptSet& prompts, int64_t first, int64_t count) {
-  std::vector<at::Tensor> clips(static_cast<std::size_t>(count));
-  at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      clips[static_cast<std::size_t>(i)] = data::pixels_of(
-          data::shapes::render(format, prompts.scenes[static_cast<std::size_t>(first + i)]));
-    }
+  return data::drawn_on_all_threads(count, [&](int64_t i) {
+    return data::pixels_of(
+        data::shapes::render(format, prompts.scenes[static_cast<std::size_t>(first + i)]));
   });
-  return at::stack(clips);
+}
+
+// [n, C, T, H, W] denormalised -> [n, 3, F, P, Q]. Clips are small: whole ones in few operations.
+at::Tensor decoded(const SharedParts& parts, const at::Tensor& latents) {
+  const at::NoGradGuard no_grad;
+  return parts.vae->reconstruct(latents).clamp_(-1, 1);
 }
 
 class Rendered final : public ClipMaker {
@@ -47,11 +48,11 @@ class Rendered final : public ClipMaker {
     watch.throw_if_stopped();
     MadeClips made;
     made.frames = render(format_, prompts, first, count).to(parts_.device);
-    const at::Tensor latents = parts_.vae->encode(made.frames).mean;  // [n, C, T, H, W]
+    const at::Tensor latents = parts_.vae->posterior(made.frames).mean;  // [n, C, T, H, W]
     made.latents = parts_.vae->normalise(latents);
     if (reconstructs_) {
       made.original = made.frames;
-      made.frames = parts_.vae->decode(latents);
+      made.frames = decoded(parts_, latents);
     }
     return made;
   }
@@ -98,10 +99,10 @@ class Sampled final : public ClipMaker {
     const at::Tensor latents = sampler_.sample(
         noise(Stream::kInitial, 0), at::stack(texts(captions)),
         [&](int64_t step) { return noise(Stream::kRenoise, step); }, watch);
-    return {.frames = parts_.vae->decode(
-                parts_.vae->denormalise(latents, models::LatentForm::kDiffusers)),
-            .latents = latents,
-            .original = {}};
+    return {
+        .frames = decoded(parts_, parts_.vae->denormalise(latents, models::LatentForm::kDiffusers)),
+        .latents = latents,
+        .original = {}};
   }
 
   int64_t evaluations() const override { return settings_.evaluations(); }

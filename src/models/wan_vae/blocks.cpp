@@ -7,7 +7,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/ops/silu.h>
 #include <ATen/ops/zeros.h>
 
 namespace fastwan::models::wan_vae {
@@ -98,12 +97,11 @@ at::Tensor convolve_normed(const RmsNorm& norm,
   }
   const int64_t T = x.size(1);
   if (at::GradMode::is_enabled()) {
-    return convolve_frames(conv, joined_frames(slot, at::silu(norm(x)), T), T, slot);
+    return convolve_frames(conv, joined_frames(slot, norm.then_silu(x), T), T, slot);
   }
   const at::Tensor frames = begin_frames(slot, x, T);
   at::Tensor chunk = frames.narrow(1, frames.size(1) - T, T);
-  norm.into(chunk, x);
-  at::silu_(chunk);
+  norm.then_silu_into(chunk, x);
   return convolve_frames(conv, frames, T, slot);
 }
 
@@ -163,18 +161,24 @@ Upsample Upsample::make(const Scope& scope, const Widths& widths, bool temporal)
 }
 
 at::Tensor Upsample::operator()(const at::Tensor& x, FeatureCache& cache) const {
-  const int64_t B = x.size(0), T = x.size(1), H = x.size(2), W = x.size(3), C = x.size(4);
-  at::Tensor frames = x.unsqueeze(2);  // [B, T, 1, H, W, C]
-  if (time_conv) {
-    at::Tensor& slot = cache.slot();
-    // The video's first frame stays one and is not remembered: the second chunk sees zeros before.
-    if (!cache.is_first_chunk()) {
-      frames = convolve(*time_conv, x, slot)
-                   .view({B, T, H, W, 2, C})
-                   .permute({0, 1, 4, 2, 3, 5});  // [B, T, 2, H, W, C]: even frame, odd frame
-    }
+  if (!time_conv) {
+    return resample.upsampled(x);
   }
-  return resample.upsampled(frames.reshape({B, T * frames.size(2), H, W, C}));
+  const int64_t B = x.size(0), H = x.size(2), W = x.size(3), C = x.size(4);
+  at::Tensor& slot = cache.slot();
+  // The video's first frame stays one and is not remembered: the second sees zeros before.
+  const int64_t kept = cache.is_first_chunk() ? 1 : 0, T = x.size(1) - kept;
+  std::vector<at::Tensor> frames;
+  if (kept > 0) {
+    frames.push_back(x.narrow(1, 0, kept));
+  }
+  if (T > 0) {
+    frames.push_back(convolve(*time_conv, x.narrow(1, kept, T), slot)
+                         .view({B, T, H, W, 2, C})
+                         .permute({0, 1, 4, 2, 3, 5})  // [B, T, 2, H, W, C]: even, odd frame
+                         .reshape({B, 2 * T, H, W, C}));
+  }
+  return resample.upsampled(frames.size() == 1 ? frames[0] : at::cat(frames, 1));
 }
 
 Downsample Downsample::make(const Scope& scope, int64_t width, bool temporal) {
@@ -194,10 +198,13 @@ at::Tensor Downsample::operator()(const at::Tensor& x, FeatureCache& cache) cons
   at::Tensor& slot = cache.slot();
   const at::Tensor before = slot;
   slot = smaller.narrow(1, smaller.size(1) - 1, 1).clone();
-  if (!before.defined()) {  // the video's first frame stays one
+  if (before.defined()) {
+    return time_conv->strided(at::cat({before, smaller}, 1));  // [B, T/2, H/2, W/2, C]
+  }
+  if (smaller.size(1) == 1) {  // the video's first frame stays one
     return smaller;
   }
-  return time_conv->strided(at::cat({before, smaller}, 1));  // [B, T/2, H/2, W/2, C]
+  return at::cat({smaller.narrow(1, 0, 1), time_conv->strided(smaller)}, 1);  // [B, 1 + T/2, ...]
 }
 
 }  // namespace fastwan::models::wan_vae

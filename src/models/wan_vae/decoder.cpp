@@ -64,9 +64,9 @@ at::Tensor Decoder::run_levels(std::size_t begin,
   return x;
 }
 
-at::Tensor Decoder::forward(const at::Tensor& latent_frame, FeatureCache& cache) const {
+at::Tensor Decoder::forward(const at::Tensor& latents, FeatureCache& cache) const {
   const at::Tensor x =
-      run_levels(0, levels_in_time_, mid_(convolve(conv_in_, latent_frame, cache.slot()), cache),
+      run_levels(0, levels_in_time_, mid_(convolve(conv_in_, latents, cache.slot()), cache),
                  cache);  // [B, F, h, w, c]
   const int64_t F = x.size(1), at_once = x.is_cpu() ? kFramesAtOnce : F;
   const std::size_t place = cache.place();

@@ -1,4 +1,4 @@
-// Latents to pixels, patched: one latent frame at a time.
+// Latents to pixels, patched: some latent frames at a time.
 #pragma once
 
 #include <vector>
@@ -12,9 +12,9 @@ namespace fastwan::models::wan_vae {
 class Decoder {
  public:
   Decoder(const layout::WanVaeConfig& config, const Scope& scope);
-  // [B, 1, h, w, z] -> [B, F, H, W, out_channels]: one frame of the first latent frame,
-  // scale_factor_temporal of later ones; not clamped
-  at::Tensor forward(const at::Tensor& latent_frame, FeatureCache& cache) const;
+  // [B, T, h, w, z] -> [B, F, H, W, out_channels]: one frame of a video's first latent frame,
+  // scale_factor_temporal of each later one; not clamped
+  at::Tensor forward(const at::Tensor& latents, FeatureCache& cache) const;
 
  private:
   struct Level {

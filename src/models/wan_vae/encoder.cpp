@@ -55,7 +55,7 @@ at::Tensor Encoder::forward(const at::Tensor& chunk, FeatureCache& cache) const 
     }
   }
   x = mid_(x, cache);
-  return convolve_normed(norm_out_, conv_out_, x, cache.slot());  // [B, 1, h, w, 2 z]
+  return convolve_normed(norm_out_, conv_out_, x, cache.slot());  // [B, T, h, w, 2 z]
 }
 
 }  // namespace fastwan::models::wan_vae

@@ -12,8 +12,8 @@ namespace fastwan::models::wan_vae {
 class Encoder {
  public:
   Encoder(const layout::WanVaeConfig& config, const Scope& scope);
-  // [B, T, H, W, in_channels], one frame in the first chunk, scale_factor_temporal in later ones
-  // -> [B, 1, h, w, 2 z]
+  // [B, F, H, W, in_channels] -> [B, T, h, w, 2 z]: F = 1 + (T - 1) * scale_factor_temporal in the
+  // first chunk, T * scale_factor_temporal in later ones
   at::Tensor forward(const at::Tensor& chunk, FeatureCache& cache) const;
 
  private:

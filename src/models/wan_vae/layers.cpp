@@ -151,6 +151,15 @@ at::Tensor RmsNorm::then_silu(const at::Tensor& x) const {
   return ops::has_norm_silu(x, gamma) ? ops::norm_silu(x, gamma.flatten()) : at::silu((*this)(x));
 }
 
+void RmsNorm::then_silu_into(at::Tensor out, const at::Tensor& x) const {
+  if (ops::has_norm_silu(x, gamma)) {
+    out.copy_(ops::norm_silu(x, gamma.flatten()));
+    return;
+  }
+  into(out, x);
+  at::silu_(out);
+}
+
 void RmsNorm::then_silu_(at::Tensor& x) const {
   ops::norm_silu_(x, gamma.flatten());
 }

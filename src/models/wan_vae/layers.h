@@ -81,8 +81,9 @@ struct RmsNorm {
   static RmsNorm make(const Scope& scope, int64_t channels, int64_t rank);
   at::Tensor operator()(const at::Tensor& x) const;      // [..., C], with a gradient in grad mode
   void into(at::Tensor out, const at::Tensor& x) const;  // both [..., C], without one
-  at::Tensor then_silu(const at::Tensor& x) const;       // silu of the norm
-  void then_silu_(at::Tensor& x) const;                  // in the memory of x, without a gradient
+  at::Tensor then_silu(const at::Tensor& x) const;       // silu of the norm, with a gradient too
+  void then_silu_into(at::Tensor out, const at::Tensor& x) const;  // without one
+  void then_silu_(at::Tensor& x) const;  // in the memory of x, without a gradient
 };
 
 }  // namespace fastwan::models::wan_vae

@@ -103,10 +103,12 @@ void WanVae::stream_decode(const at::Tensor& x, const OnChunk& on_chunk) const {
 at::Tensor WanVae::reconstruct(const at::Tensor& latents) {
   invariant(decoder_ != nullptr, "the decoder was asked for");
   Shapes("WanVae").expect("latents", latents.sizes(), str("B ", config_.z_dim, " T H W"));
-  std::vector<at::Tensor> chunks;
-  stream_decode(channels_innermost(latents.to(options_.device, options_.dtype)),
-                [&chunks](const at::Tensor& chunk) { chunks.push_back(chunk); });
-  return wan_vae::unpatchify(at::cat(chunks, 1), config_.patch_size);  // [B, 3, F, P, Q]
+  const at::Tensor x =
+      channels_innermost(latents.to(options_.device, options_.dtype));  // [B, T, H, W, z]
+  wan_vae::FeatureCache cache;
+  cache.next_chunk();
+  return wan_vae::unpatchify(decoder_->forward((*post_quant_conv_)(x), cache),
+                             config_.patch_size);  // [B, 3, F, P, Q]
 }
 
 at::Tensor WanVae::finished(const at::Tensor& x) const {
@@ -147,29 +149,30 @@ at::Tensor WanVae::decode(const at::Tensor& latents) {
 }
 
 // x [B, T, H, W, C] patches of all frames -> moments [B, T', h, w, 2 z].
-at::Tensor WanVae::encode_patches(const at::Tensor& x) const {
+at::Tensor WanVae::encode_patches(const at::Tensor& x, Pass pass) const {
   wan_vae::FeatureCache cache;
+  const int64_t scale = config_.scale_factor_temporal, later = (x.size(1) - 1) / scale;
   std::vector<at::Tensor> moments;
-  int64_t begin = 0, count = 1;
+  int64_t begin = 0, count = pass == Pass::kWhole ? 1 + later * scale : 1;
   while (begin + count <= x.size(1)) {
     cache.next_chunk();
     moments.push_back(encoder_->forward(x.narrow(1, begin, count), cache));
     begin += count;
-    count = config_.scale_factor_temporal;
+    count = scale;
   }
   return (*quant_conv_)(at::cat(moments, 1));
 }
 
 LatentPosterior WanVae::encode(const at::Tensor& video) {
   const at::NoGradGuard no_grad;
-  return posterior_of(video, /*may_tile=*/true);
+  return posterior_of(video, Pass::kStreamed);
 }
 
 LatentPosterior WanVae::posterior(const at::Tensor& video) {
-  return posterior_of(video, /*may_tile=*/false);
+  return posterior_of(video, Pass::kWhole);
 }
 
-LatentPosterior WanVae::posterior_of(const at::Tensor& video, bool may_tile) const {
+LatentPosterior WanVae::posterior_of(const at::Tensor& video, Pass pass) const {
   invariant(encoder_ != nullptr, "the encoder was asked for");
   const int64_t scale = config_.scale_factor_spatial, patch = config_.patch_size;
   Shapes("WanVae").expect("video", video.sizes(), "B 3 F P Q");
@@ -181,19 +184,19 @@ LatentPosterior WanVae::posterior_of(const at::Tensor& video, bool may_tile) con
   const at::Tensor x = wan_vae::patchify(video.to(options_.device, options_.dtype), patch);
   const wan_vae::Side whole{.height = x.size(2), .width = x.size(3)};
   // As diffusers: where the video is patched, the tile's pixels count as patches.
-  const bool tiled =
-      may_tile && tiling_ && (whole.height > tiling_->height || whole.width > tiling_->width);
+  const bool tiled = pass == Pass::kStreamed && tiling_ &&
+                     (whole.height > tiling_->height || whole.width > tiling_->width);
   at::Tensor moments;  // [B, T, H, W, 2 z]
   if (!tiled) {
-    moments = encode_patches(x);
+    moments = encode_patches(x, pass);
   } else {
     const int64_t down = scale / patch;
     const wan_vae::TileGrid grid =
         grid_of(whole, {.height = tiling_->height, .width = tiling_->width},
                 {.height = tiling_->stride_height, .width = tiling_->stride_width},
                 [down](int64_t size) { return size / down; });
-    moments = wan_vae::run_tiled(x, grid,
-                                 [this](const at::Tensor& tile) { return encode_patches(tile); });
+    moments = wan_vae::run_tiled(
+        x, grid, [&](const at::Tensor& tile) { return encode_patches(tile, pass); });
   }
   const auto parts = channels_second(moments).chunk(2, 1);
   return {.mean = parts[0], .logvar = parts[1].clamp(kLogvarMin, kLogvarMax)};

@@ -1,11 +1,12 @@
-// The operators' CUDA implementations. Schemas stand in ops/registry.cpp; the two below exist only
-// where this library is loaded, and video_sparse_attn_raster asks for them.
+// The operators' CUDA implementations. Schemas stand in ops/registry.cpp; those defined below exist
+// only where this library is loaded, and video_sparse_attn_raster and norm_silu ask for them.
 #include "ops/cuda/registry_cuda.h"
 
 namespace fastwan::ops {
 
 TORCH_LIBRARY_FRAGMENT(fastwan, m) {
   define_video_sparse_attn_cuda(m);
+  define_norm_silu_cuda(m);
 }
 
 TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
@@ -13,6 +14,7 @@ TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
   register_block_select_cuda(m);
   register_block_attention_cuda(m);
   register_video_sparse_attn_cuda(m);
+  register_norm_silu_cuda(m);
 }
 
 }  // namespace fastwan::ops

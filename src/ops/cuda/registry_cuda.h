@@ -10,5 +10,7 @@ void register_block_select_cuda(torch::Library& m);
 void register_block_attention_cuda(torch::Library& m);
 void define_video_sparse_attn_cuda(torch::Library& m);
 void register_video_sparse_attn_cuda(torch::Library& m);
+void define_norm_silu_cuda(torch::Library& m);
+void register_norm_silu_cuda(torch::Library& m);
 
 }  // namespace fastwan::ops
