@@ -110,6 +110,7 @@ struct Method {
   double boundary_ratio = 0;
   // vae
   double kl_weight = 1e-6;
+  double mse_weight = 0;
   int64_t statistics_clips = 2048;
 };
 
@@ -377,6 +378,8 @@ void describe(Visitor& v, Method& m) {
            {0, 1}},
           m.boundary_ratio);
   v.field({"method.kl_weight", "vae: weight of the divergence term", {0, 1e6}}, m.kl_weight);
+  v.field({"method.mse_weight", "vae: weight of the squared error beside L1", {0, 1e6}},
+          m.mse_weight);
   v.field({"method.statistics_clips",
            "vae: clips that give latents_mean and latents_std at the end",
            {0, kLargest}},

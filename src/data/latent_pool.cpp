@@ -80,7 +80,8 @@ std::shared_ptr<LatentPool> encode_pool(const PoolOptions& options,
   for (int64_t first = 0; first < N; first += options.vae_batch) {
     watch.throw_if_stopped();
     const int64_t count = std::min(options.vae_batch, N - first);
-    const at::Tensor pixels = render_batch(source, first, count, &examples).to(options.vae_device);
+    const at::Tensor pixels =
+        as_pixels(render_batch(source, first, count, &examples).to(options.vae_device));
     const at::Tensor mean = encoders.vae.posterior(pixels).mean;  // [count, C, T, H, W]
     if (!latents.defined()) {
       std::vector<int64_t> shape = mean.sizes().vec();
@@ -100,8 +101,8 @@ std::shared_ptr<LatentPool> encode_pool(const PoolOptions& options,
   Sha256 all, beginning;
   for (int64_t i = 0; i < N; ++i) {
     Example& example = examples[static_cast<std::size_t>(i)];
-    example.latents = latents[i];                                          // [C, T, H, W]
-    example.text = text[static_cast<std::size_t>(i)].to(options.storage);  // [L, D]
+    example.latents = latents[i];                            // [C, T, H, W]
+    example.text = text[static_cast<std::size_t>(i)].cpu();  // [L, D]
     all.update(str(example.id, '\0', example.caption, '\n'));
     add_bytes(all, example.latents);
     add_bytes(all, example.text);

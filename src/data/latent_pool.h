@@ -25,7 +25,7 @@ struct PoolOptions {
   shapes::IndexRange range{0, 1024};  // which clips; not more than fit the storage
   int64_t vae_batch = 16;             // clips encoded at once
   at::Device vae_device = at::kCPU;   // where the networks lie
-  at::Device storage = at::kCPU;      // where the pool lies
+  at::Device storage = at::kCPU;      // where the latents lie; embeddings stay on the host
 };
 
 class LatentPool final : public Source {
@@ -40,7 +40,7 @@ class LatentPool final : public Source {
         first_digest_(std::move(first_digest)) {}
 
   int64_t size() const override { return static_cast<int64_t>(examples_.size()); }
-  // Views of the pool, on its storage device.
+  // Latents: views of the pool, on its storage device.
   Example get(int64_t index) const override;
   // sha256 over captions, latents and embeddings of all clips, in order.
   std::string digest() const override { return digest_; }

@@ -9,6 +9,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <omp.h>
 
@@ -66,28 +67,22 @@ at::Tensor join_latents(const std::vector<Example>& examples, int64_t frames) {
                    [](const Example& e) { return e.latents.defined(); })) {
     return {};
   }
-  at::Tensor joined;  // [b, C, T, H, W]
-  for (std::size_t i = 0; i < examples.size(); ++i) {
-    if (!examples[i].latents.defined()) {
-      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(examples[i].id),
+  std::vector<at::Tensor> parts;  // b of [C, T, H, W]
+  for (const Example& example : examples) {
+    if (!example.latents.defined()) {
+      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(example.id),
                                                 " has no latents, others of its batch have"));
     }
-    const at::Tensor part = first_frames(examples[i], frames);
-    if (!joined.defined()) {
-      std::vector<int64_t> sizes = part.sizes().vec();
-      sizes.insert(sizes.begin(), static_cast<int64_t>(examples.size()));
-      joined = at::empty(sizes, part.options());
-    }
-    if (part.sizes() != joined.sizes().slice(1)) {
+    parts.push_back(first_frames(example, frames));
+    if (parts.back().sizes() != parts[0].sizes()) {
       throw InvalidInput(
           Code::kBadDataset,
-          str("rows ", escape_control(examples[0].id), " and ", escape_control(examples[i].id),
-              " have latents of unlike shapes: ", shape_text(joined[0]), " and ", shape_text(part),
-              ". One data set holds one size"));
+          str("rows ", escape_control(examples[0].id), " and ", escape_control(example.id),
+              " have latents of unlike shapes: ", shape_text(parts[0]), " and ",
+              shape_text(parts.back()), ". One data set holds one size"));
     }
-    joined[static_cast<int64_t>(i)].copy_(part);
   }
-  return joined;
+  return at::stack(parts);  // [b, C, T, H, W]
 }
 
 at::Tensor join_texts(const std::vector<Example>& examples, int64_t text_rows) {

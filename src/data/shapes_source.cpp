@@ -11,12 +11,15 @@
 
 namespace fastwan::data {
 
-at::Tensor pixels_of(const shapes::Clip& clip) {
+at::Tensor bytes_of(const shapes::Clip& clip) {
   const at::Tensor bytes =
       at::from_blob(const_cast<uint8_t*>(clip.rgb.data()),  // only read
                     {clip.format.frames, clip.format.height, clip.format.width, 3}, at::kByte);
-  return bytes.permute({3, 0, 1, 2}).to(at::kFloat).div_(127.5).sub_(1).contiguous();  // [3, F, P,
-                                                                                       // Q]
+  return bytes.permute({3, 0, 1, 2}).clone(at::MemoryFormat::Contiguous);  // [3, F, P, Q]
+}
+
+at::Tensor as_pixels(const at::Tensor& bytes) {
+  return bytes.to(at::kFloat).div_(127.5).sub_(1);
 }
 
 ShapesSource::ShapesSource(const shapes::Format& format,
@@ -54,7 +57,7 @@ Example ShapesSource::get(int64_t index) const {
   if (window_.frames == 0) {
     return example;
   }
-  example.latents = pixels_of(shapes::render(format_, drawn));  // [3, F, P, Q]
+  example.latents = bytes_of(shapes::render(format_, drawn));  // [3, F, P, Q]
   if (window_.frames > 0) {
     const auto places = static_cast<uint64_t>(format_.frames - window_.frames + 1);
     const auto first =
@@ -91,12 +94,12 @@ at::Tensor render_batch(const ShapesSource& source,
                         std::vector<Example>* examples) {
   return drawn_on_all_threads(count, [&](int64_t i) {
     Example example = source.get(first + i);
-    at::Tensor pixels = std::move(example.latents);
+    at::Tensor bytes = std::move(example.latents);
     if (examples != nullptr) {
       (*examples)[static_cast<std::size_t>(first + i)] = {.id = std::move(example.id),
                                                           .caption = std::move(example.caption)};
     }
-    return pixels;
+    return bytes;
   });
 }
 

@@ -13,8 +13,11 @@
 
 namespace fastwan::data {
 
-// A clip's bytes as networks take them: [3, F, P, Q] fp32 in [-1, 1].
-at::Tensor pixels_of(const shapes::Clip& clip);
+// A clip's bytes, channels first: [3, F, P, Q].
+at::Tensor bytes_of(const shapes::Clip& clip);
+// Bytes as networks take them: fp32 in [-1, 1]. Where they are needed: bytes travel four times as
+// fast.
+at::Tensor as_pixels(const at::Tensor& bytes);
 
 // Which frames of a clip an example holds.
 struct ShapesWindow {
@@ -34,7 +37,7 @@ class ShapesSource final : public Source {
                ShapesWindow window = {});
 
   int64_t size() const override { return range_.count; }
-  // latents: the window's pixels [3, f, P, Q] in [-1, 1], undefined without; text: none, [0, 1].
+  // latents: the window's bytes [3, f, P, Q], undefined without; text: none, [0, 1].
   Example get(int64_t index) const override;
   // The format, the seed, the range, the window and the bytes of the first clip.
   std::string digest() const override;
@@ -52,7 +55,7 @@ class ShapesSource final : public Source {
 // What `draw` makes of 0 .. count - 1, stacked; called on all threads.
 at::Tensor drawn_on_all_threads(int64_t count, const std::function<at::Tensor(int64_t)>& draw);
 
-// The pixels of whole examples [first, first + count), rendered on all threads:
+// The bytes of whole examples [first, first + count), rendered on all threads:
 // [count, 3, F, P, Q]. Ids and captions go to `examples` at their index, where it is given.
 at::Tensor render_batch(const ShapesSource& source,
                         int64_t first,

@@ -13,7 +13,7 @@ namespace {
 
 constexpr shapes::Format kSmall{.frames = 5, .height = 64, .width = 64};
 
-TEST(ShapesSource, GivesPixelsInTheRangeOfTheVae) {
+TEST(ShapesSource, GivesBytesThatBecomePixelsInTheRangeOfTheVae) {
   const ShapesSource source(kSmall, 3, {10, 4});
   EXPECT_EQ(source.size(), 4);
   const Example example = source.get(2);
@@ -21,12 +21,14 @@ TEST(ShapesSource, GivesPixelsInTheRangeOfTheVae) {
   EXPECT_EQ(example.caption, shapes::draw_scene(kSmall, 3, 12).caption);
   EXPECT_EQ(example.latents.sizes(), (std::vector<int64_t>{3, 5, 64, 64}));
   EXPECT_EQ(example.text.size(0), 0);
+  EXPECT_EQ(example.latents.scalar_type(), at::kByte);
+  const at::Tensor pixels = as_pixels(example.latents);
   const shapes::Clip clip = shapes::render(kSmall, 3, 12);
   for (const int64_t frame : {int64_t{0}, int64_t{4}}) {
     for (const int64_t channel : {int64_t{0}, int64_t{2}}) {
       const auto byte =
           clip.rgb[static_cast<std::size_t>(((frame * 64 + 30) * 64 + 17) * 3 + channel)];
-      EXPECT_NEAR(example.latents[channel][frame][30][17].item<double>(), byte / 127.5 - 1, 1e-6);
+      EXPECT_NEAR(pixels[channel][frame][30][17].item<double>(), byte / 127.5 - 1, 1e-6);
     }
   }
 }
@@ -91,7 +93,8 @@ TEST(LatentPool, HoldsEachClipsPosteriorMeanAndEmbedding) {
     const Example encoded = pool->get(i), drawn = source.get(i);
     EXPECT_EQ(encoded.caption, drawn.caption);
     EXPECT_EQ(encoded.id, drawn.id);
-    const at::Tensor alone = encoders.vae->encode(drawn.latents.unsqueeze(0)).mean.squeeze(0);
+    const at::Tensor alone =
+        encoders.vae->encode(as_pixels(drawn.latents).unsqueeze(0)).mean.squeeze(0);
     EXPECT_TRUE(testing::is_close(encoded.latents, alone, testing::kModelFp32)) << i;
     const at::Tensor text =
         encode_captions({drawn.caption}, *encoders.text_encoder, *encoders.tokenizer, at::kCPU)[0];

@@ -14,7 +14,7 @@ struct Example {
   std::string id;
   std::string caption;
   at::Tensor latents;  // [C, T, H, W] fp32, as the VAE's encoder gives them: not normalised;
-                       // undefined in rows of text alone
+                       // undefined in rows of text alone; bytes of pixels from a ShapesSource
   at::Tensor text;     // [L, D] fp32, encoder output at the prompt's true length
 };
 

@@ -14,11 +14,6 @@
 namespace fastwan::training {
 namespace {
 
-// A posterior's first deviation is exp(-3) = 0.05. At 1 a decoder under an L1 loss never learns to
-// draw what is small and moves: while the latents are mostly noise, the best guess of a pixel is
-// its median, the background, and the gradient of the rest vanishes.
-constexpr double kFirstLogvar = -6.0;
-
 bool contains(const std::string& name, const char* part) {
   return name.find(part) != std::string::npos;
 }
@@ -83,7 +78,6 @@ void fill_random(const models::WanDit& model, uint64_t seed) {
 void fill_random(const models::WanVae& model, uint64_t seed) {
   const c10::NoGradGuard no_grad;
   const std::map<std::string, at::Tensor> parameters = parameters_of(model);
-  const int64_t z = model.config().z_dim;
   int64_t place = 0;
   for (const auto& [name, parameter] : parameters) {
     const Philox philox(seed, Stream::kInit, /*step=*/0, place++);
@@ -91,9 +85,6 @@ void fill_random(const models::WanVae& model, uint64_t seed) {
       parameter.fill_(1.0);
     } else {
       parameter.copy_(uniform(parameter.sizes(), bound_of(parameters, name), philox));
-    }
-    if (name == "quant_conv.bias") {  // of mean, log variance
-      parameter.narrow(0, z, z).fill_(kFirstLogvar);
     }
   }
 }

@@ -18,7 +18,7 @@ namespace fastwan::training {
 void fill_random(const models::WanDit& model, uint64_t seed);
 
 // As diffusers builds the class: convolutions' weights and biases uniform in +-1/sqrt(inputs of an
-// output), norms one; but log variances start at -6.
+// output), norms one.
 void fill_random(const models::WanVae& model, uint64_t seed);
 
 // As transformers starts it: embeddings of deviation 1; matrices normal of variance 1 / inputs, the

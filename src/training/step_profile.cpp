@@ -17,9 +17,12 @@ using torch::profiler::impl::ActivityType;
 using torch::profiler::impl::ProfilerConfig;
 using torch::profiler::impl::ProfilerState;
 
-void start_recording() {
+void start_recording(bool with_gpu) {
   const ProfilerConfig config(ProfilerState::KINETO, /*report_input_shapes=*/true);
-  const std::set<ActivityType> activities = {ActivityType::CPU, ActivityType::CUDA};
+  std::set<ActivityType> activities = {ActivityType::CPU};
+  if (with_gpu) {
+    activities.insert(ActivityType::CUDA);
+  }
   profiler::prepareProfiler(config, activities);
   profiler::enableProfiler(config, activities);
 }
@@ -34,7 +37,7 @@ StepProfile::~StepProfile() {
 
 void StepProfile::before_step() {
   if (!options_.file.empty() && done_ == options_.skipped) {
-    start_recording();
+    start_recording(options_.with_gpu);
     is_recording_ = true;
   }
 }

@@ -11,7 +11,8 @@ namespace fastwan::training {
 // Recorded are `steps` iterations of this process, after `skipped` that warm up caches, allocators
 // and the choice of algorithms.
 struct ProfileOptions {
-  Path file;  // empty: none is recorded
+  Path file;              // empty: none is recorded
+  bool with_gpu = false;  // its kernels too
   int64_t skipped = 10;
   int64_t steps = 3;
 };

@@ -60,8 +60,9 @@ Metrics TrainVae::accumulate(const std::string& /*network*/,
     invariant(frames.sizes() == video.sizes(), "clips of a VAE's training have 4 k + 1 frames");
     l1 = at::abs(frames - video).mean();
     kl = kl_divergence(posterior).mean();
-    error = at::mse_loss(frames, video).detach();
-    return l1 + options_.kl_weight * kl;
+    const at::Tensor mse = at::mse_loss(frames, video);
+    error = mse.detach();
+    return l1 + options_.mse_weight * mse + options_.kl_weight * kl;
   });
   const auto value = loss.item<double>();
   check_finite({.what = "the VAE's loss", .step = step}, value);

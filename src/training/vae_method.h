@@ -1,6 +1,7 @@
 // Training a Wan VAE on clips.
 //
-//   loss = mean |decode(z) - video| + kl_weight * mean KL(q(z | video) || N(0, 1))
+//   loss = mean |decode(z) - video| + mse_weight * mean (decode(z) - video)^2
+//          + kl_weight * mean KL(q(z | video) || N(0, 1))
 //   z = mean + exp(logvar / 2) eps
 //
 // Both means are over elements, of the video and of the latent. A divergence summed over the latent
@@ -27,6 +28,8 @@ at::Tensor kl_divergence(const models::LatentPosterior& posterior);
 struct VaeMethodOptions {
   uint64_t seed = 1000;
   double kl_weight = 1e-6;
+  // L1 alone is slow to draw what is small and moves: the median of such a pixel is its background.
+  double mse_weight = 0;
 };
 
 class TrainVae final : public Method {

@@ -102,6 +102,37 @@ def check_parts():
     return ok
 
 
+def plain_norm_silu(x, gamma):
+    """The formula, in the type of x without roundings in between."""
+    normed = x / x.norm(dim=-1, keepdim=True).clamp_min(1e-12) * math.sqrt(x.shape[-1]) * gamma
+    return torch.nn.functional.silu(normed)
+
+
+def check_norm_silu():
+    """Forward and backward against float64; bf16 rounds four times forward (2^-9 each, silu' up to 1.1) and once backward."""
+    ok = True
+    for dtype, limit in ((torch.float32, 1e-6), (torch.bfloat16, 1.2e-2)):
+        for rows, channels in ((1, 4), (3, 16), (1000, 32), (77, 48), (64, 96), (65, 384), (63, 640), (9, 1024), (70001, 16)):
+            torch.manual_seed(channels)
+            x = torch.randn(rows, channels, device="cuda").mul_(3).to(dtype)
+            x[0] = 0 if rows > 1 else x[0]
+            gamma = torch.randn(channels, device="cuda").to(dtype)
+            grad = torch.randn(rows, channels, device="cuda").to(dtype)
+            name = f"norm_silu {rows} x {channels}, {str(dtype)[6:]}:"
+            ok &= report(name + " is taken", torch.ops.fastwan._norm_silu_takes(x, gamma))
+            leaves = [t.double().requires_grad_() for t in (x, gamma)]
+            want = plain_norm_silu(*leaves)
+            wants = [want.detach(), *torch.autograd.grad(want, leaves, grad.double())]
+            gots = [torch.ops.fastwan._norm_silu(x, gamma), *torch.ops.fastwan._norm_silu_backward(grad, x, gamma)]
+            again = [torch.ops.fastwan._norm_silu(x, gamma), *torch.ops.fastwan._norm_silu_backward(grad, x, gamma)]
+            if rows > 1:  # the row of zeros: its gradient is 1e12 sqrt(C) times the rest, beyond every other row
+                wants[1][0] = gots[1][0] = again[1][0] = 0
+            for what, got, second, exact in zip(("output", "gradient of x", "gradient of gamma"), gots, again, wants):
+                ok &= report(f"{name} {what}", error(got, exact) < limit and torch.equal(got, second), f"{error(got, exact):.1e}")
+    odd = torch.ones(2, 6, device="cuda")
+    return ok & report("norm_silu of 6 channels is left to the plain version", not torch.ops.fastwan._norm_silu_takes(odd, odd[0]))
+
+
 def check_declared():
     """Schemas and fake tensors agree with what the CUDA implementations do."""
     ok = True
@@ -166,7 +197,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     for library in ("libfastwan_ops.so", "libfastwan_ops_cuda.so"):
         torch.ops.load_library(str(folder / library))
-    start, ok = time.monotonic(), check_parts()
+    start, ok = time.monotonic(), check_parts() & check_norm_silu()
     for dtype in TYPES:
         ok &= check_block_attention(dtype)
         ok &= check_raster(dtype, (5, 6, 7), 2, 128, 8)

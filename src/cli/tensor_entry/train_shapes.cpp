@@ -73,7 +73,8 @@ TrainSetup setup_on(const TrainContext& context,
         .latents = {},
         .text = {},
         .slots = batch.slots,
-        .pixels = batch.latents.defined() ? batch.latents.to(device) : at::Tensor(),
+        .pixels =
+            batch.latents.defined() ? data::as_pixels(batch.latents.to(device)) : at::Tensor(),
         .labels = labels == Labels::kAttributes ? labels_of(*source, batch.rows).to(device)
                                                 : at::Tensor(),
         .captions = batch.captions};
@@ -108,9 +109,9 @@ std::string latent_statistics(const TrainContext& context,
   training::LatentMoments moments;
   for (int64_t first = 0; first < count; first += kBatch) {
     context.watch.throw_if_stopped();
-    moments.add(vae.posterior(data::render_batch(*source, first, std::min(kBatch, count - first))
-                                  .to(context.device))
-                    .mean);
+    const at::Tensor bytes =
+        data::render_batch(*source, first, std::min(kBatch, count - first));  // [n, 3, F, P, Q]
+    moments.add(vae.posterior(data::as_pixels(bytes.to(context.device))).mean);
   }
   const Json statistics = {{"latents_mean", moments.mean()}, {"latents_std", moments.std()}};
   return statistics.dump();
@@ -137,7 +138,9 @@ TrainSetup setup_vae(const TrainContext& context) {
   }
   setup.method = std::make_unique<training::TrainVae>(
       vae, *units,
-      training::VaeMethodOptions{.seed = seed_of(recipe), .kl_weight = recipe.method.kl_weight});
+      training::VaeMethodOptions{.seed = seed_of(recipe),
+                                 .kl_weight = recipe.method.kl_weight,
+                                 .mse_weight = recipe.method.mse_weight});
   setup.write_export = [context, config = folder.vae_config, units](const Path& to) {
     training::ExportOptions options = component_export(context.recipe, to, "vae");
     options.config = latent_statistics(context, config, *units);

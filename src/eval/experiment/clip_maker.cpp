@@ -21,10 +21,10 @@ namespace {
 
 using namespace data::shapes;
 
-// [count, 3, F, P, Q] in [-1, 1].
+// [count, 3, F, P, Q], bytes.
 at::Tensor render(const Format& format, const PromptSet& prompts, int64_t first, int64_t count) {
   return data::drawn_on_all_threads(count, [&](int64_t i) {
-    return data::pixels_of(
+    return data::bytes_of(
         data::shapes::render(format, prompts.scenes[static_cast<std::size_t>(first + i)]));
   });
 }
@@ -47,7 +47,7 @@ class Rendered final : public ClipMaker {
     const at::NoGradGuard no_grad;
     watch.throw_if_stopped();
     MadeClips made;
-    made.frames = render(format_, prompts, first, count).to(parts_.device);
+    made.frames = data::as_pixels(render(format_, prompts, first, count).to(parts_.device));
     const at::Tensor latents = parts_.vae->posterior(made.frames).mean;  // [n, C, T, H, W]
     made.latents = parts_.vae->normalise(latents);
     if (reconstructs_) {

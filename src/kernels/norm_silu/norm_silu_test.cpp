@@ -1,5 +1,6 @@
 #include "kernels/norm_silu/norm_silu.h"
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -69,6 +70,64 @@ TEST(NormSilu, ARowOfZerosStaysZeroAndAnExtremeValueStaysFinite) {
     EXPECT_NEAR(x[2], 1e4F, 1e-2F) << target;
     EXPECT_NEAR(x[3], 0.0F, 1e-30F) << target;
   });
+}
+
+// Central differences of sum(weight * out): their own error is h^2 times a third derivative, and
+// rounding / h. Rows of ordinary length; in a row of zeros the derivative is the constant's.
+TEST(NormSilu, BackwardOfTheReferenceIsTheDerivative) {
+  constexpr int64_t kRows = 3, kC = 5;
+  std::vector<double> x, gamma, weight;
+  for (int64_t i = 0; i < kRows * kC; ++i) {
+    x.push_back(1.5 * std::sin(0.9 * static_cast<double>(i) + 0.3));
+    weight.push_back(std::cos(1.7 * static_cast<double>(i)));
+  }
+  for (int64_t c = 0; c < kC; ++c) {
+    gamma.push_back(1.0 + 0.4 * std::cos(2.1 * static_cast<double>(c)));
+  }
+  const auto objective = [&] {
+    std::vector<double> out(x.size());
+    ref::norm_silu<double>({.x = x.data(), .gamma = gamma.data(), .out = out.data(), .C = kC},
+                           {.begin = 0, .end = kRows});
+    double sum = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      sum += weight[i] * out[i];
+    }
+    return sum;
+  };
+  std::vector<double> grad_x(x.size()), grad_gamma(gamma.size());
+  ref::norm_silu_backward({.grad_out = weight.data(),
+                           .x = x.data(),
+                           .gamma = gamma.data(),
+                           .grad_x = grad_x.data(),
+                           .C = kC},
+                          grad_gamma.data(), {.begin = 0, .end = kRows});
+  const auto check = [&](std::vector<double>& values, const std::vector<double>& gradient) {
+    constexpr double kStep = 1e-6;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double kept = values[i];
+      values[i] = kept + kStep;
+      const double above = objective();
+      values[i] = kept - kStep;
+      const double below = objective();
+      values[i] = kept;
+      EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-8) << i;
+    }
+  };
+  check(x, grad_x);
+  check(gamma, grad_gamma);
+
+  const std::vector<double> zeros(kC, 0.0);
+  std::fill(grad_gamma.begin(), grad_gamma.end(), 0.0);
+  ref::norm_silu_backward({.grad_out = weight.data(),
+                           .x = zeros.data(),
+                           .gamma = gamma.data(),
+                           .grad_x = grad_x.data(),
+                           .C = kC},
+                          grad_gamma.data(), {.begin = 0, .end = 1});
+  for (std::size_t c = 0; c < kC; ++c) {
+    EXPECT_DOUBLE_EQ(grad_x[c], weight[c] * 0.5 * gamma[c] * std::sqrt(5.0) / 1e-12);
+    EXPECT_EQ(grad_gamma[c], 0.0);
+  }
 }
 
 }  // namespace
