@@ -90,8 +90,9 @@ Iteration vsa_op_all_tiles() {
 }
 
 // The fine stage alone, lists from random scores: the worst case for sharing.
-Iteration vsa_kernel() {
-  const ops::AttentionInputs in = vsa_inputs();
+Iteration vsa_kernel(at::ScalarType type) {
+  ops::AttentionInputs in = vsa_inputs();
+  in.q = in.q.to(type), in.k = in.k.to(type), in.v = in.v.to(type);
   const int64_t N = ops::num_tiles(kVsaGrid, ops::kTile);
   const at::Tensor index = ops::block_select(at::randn({1, 12, N, N}), ops::vsa_topk(0.8, N));
   const at::Tensor count = at::full({1, 12, N}, index.size(3), at::kInt);
@@ -99,11 +100,18 @@ Iteration vsa_kernel() {
   return [=] { ops::block_attention(in.q, in.k, in.v, index, count, sizes, sizes); };
 }
 
-constexpr Case kModelCases[] = {{"dit_block", dit_block},
-                                {"vae_decode", vae_decode},
-                                {"vsa_kernel", vsa_kernel},
-                                {"vsa_op", vsa_op_sparse},
-                                {"vsa_op_all_tiles", vsa_op_all_tiles}};
+Iteration vsa_kernel_fp32() {
+  return vsa_kernel(at::kFloat);
+}
+
+Iteration vsa_kernel_bf16() {
+  return vsa_kernel(at::kBFloat16);
+}
+
+constexpr Case kModelCases[] = {
+    {"dit_block", dit_block},        {"vae_decode", vae_decode},
+    {"vsa_kernel", vsa_kernel_fp32}, {"vsa_kernel_bf16", vsa_kernel_bf16},
+    {"vsa_op", vsa_op_sparse},       {"vsa_op_all_tiles", vsa_op_all_tiles}};
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases(std::begin(kModelCases), std::end(kModelCases));

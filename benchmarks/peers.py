@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The peers' side of the benchmarks: diffusers on torch, float32. The same protocol as fastwan-bench --serve."""
+"""The peers' side of the benchmarks: diffusers on torch, float32 but where a case names another type. The same protocol as fastwan-bench --serve."""
 import argparse
 import json
 import pathlib
@@ -36,11 +36,11 @@ def vae_decode():
     return lambda: vae.decode(latents)
 
 
-def dense_attention():
+def dense_attention(dtype="float32"):
     """The peer of every case of video sparse attention: torch's own attention over all tokens."""
     import torch
     torch.manual_seed(0)
-    q, k, v = (torch.randn(1, 8 * 28 * 52, 12, 128).transpose(1, 2) for _ in "qkv")
+    q, k, v = (torch.randn(1, 8 * 28 * 52, 12, 128).to(getattr(torch, dtype)).transpose(1, 2) for _ in "qkv")
     return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
@@ -53,7 +53,8 @@ def training(name):
 
 TRAINING_CASES = ["finetune_step", "finetune_step_recompute", "finetune_step_dense", "distill_step", "distill_step_recompute",
                   "distill_step_dense"]
-CASES = {"dit_block": dit_block, "vae_decode": vae_decode, "vsa_kernel": dense_attention, "vsa_op": dense_attention,
+CASES = {"dit_block": dit_block, "vae_decode": vae_decode, "vsa_kernel": dense_attention,
+         "vsa_kernel_bf16": lambda: dense_attention("bfloat16"), "vsa_op": dense_attention,
          "vsa_op_all_tiles": dense_attention}
 
 

@@ -14,7 +14,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = pathlib.Path(__file__).with_name("peers.py")
 MODEL = ROOT / "models" / "tiny-shapes"
-CASES = ["dit_block", "vae_decode", "pipeline", "vsa_kernel", "vsa_op", "vsa_op_all_tiles", "finetune_step", "finetune_step_recompute",
+CASES = ["dit_block", "vae_decode", "pipeline", "vsa_kernel", "vsa_kernel_bf16", "vsa_op", "vsa_op_all_tiles", "finetune_step", "finetune_step_recompute",
          "finetune_step_dense", "distill_step", "distill_step_recompute", "distill_step_dense"]
 DEFAULT_CASES = CASES[:3]  # against diffusers; kernels and training take longer
 RESULTS = pathlib.Path(__file__).with_name("results")
@@ -132,7 +132,7 @@ def main():
             results.append(compare(case, f"{options.bin}/fastwan-bench", options.runs, options.threads))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     date = datetime.date.today().isoformat()
-    document = {"schema": 1, "date": date, "commit": commit, "cpu": cpu_name(), "dtype": "float32", "threads": options.threads,
+    document = {"schema": 1, "date": date, "commit": commit, "cpu": cpu_name(), "dtype": "float32 unless the case says so", "threads": options.threads,
                 "load_average": [load_before[0], os.getloadavg()[0]], "results": results}
     text = json.dumps(document, indent=2) + "\n"
     print(text, end="")

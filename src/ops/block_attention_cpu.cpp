@@ -93,9 +93,11 @@ void run(const kernels::BlockAttentionArgs<Element>& args) {
   const int64_t heads_at_once =
       std::min(heads, std::max<int64_t>(1, kPackedFloats / std::max<int64_t>(1, floats)));
   const at::Tensor packed = at::empty({heads_at_once * floats}, at::kFloat);
+  const kernels::cpu::Bf16Products products = kernels::cpu::best_bf16_products();
   for (int64_t first = 0; first < heads; first += heads_at_once) {
     const int64_t last = std::min(first + heads_at_once, heads);
-    const kernels::cpu::PackedKeys keys{.data = write<float>(packed), .first_bh = first};
+    const kernels::cpu::PackedKeys keys{
+        .data = write<float>(packed), .first_bh = first, .products = products};
     at::parallel_for(first * d.Nk, last * d.Nk, kKeyTilesPerTask, [&](int64_t begin, int64_t end) {
       kernels::cpu::pack_keys(args, keys, {.begin = begin, .end = end});
     });

@@ -72,8 +72,9 @@ struct Result {
   at::Tensor out, lse;
 };
 
-// Row by row, key by key, in the type given.
-Result by_hand(const Problem& p, at::ScalarType type) {
+// Row by row, key by key, in the type given; weights are rounded to another one before they meet
+// values, as the kernels for bf16 may do.
+Result by_hand(const Problem& p, at::ScalarType type, at::ScalarType weight_type) {
   const int64_t B = p.q.size(0), H = p.q.size(2), D = p.q.size(3);
   const int64_t Nq = p.q_sizes.size(0);
   const int64_t Tq = p.q.size(1) / Nq, Tk = p.k.size(1) / p.kv_sizes.size(0);
@@ -100,12 +101,16 @@ Result by_hand(const Problem& p, at::ScalarType type) {
         r.out.select(0, b)
             .select(1, h)
             .narrow(0, n * Tq, rows)
-            .copy_(at::matmul(scores.softmax(-1), at::cat(values)));
+            .copy_(at::matmul(scores.softmax(-1).to(weight_type).to(type), at::cat(values)));
         r.lse.select(0, b).select(0, h).narrow(0, n * Tq, rows).copy_(scores.logsumexp(-1));
       }
     }
   }
   return r;
+}
+
+Result by_hand(const Problem& p, at::ScalarType type) {
+  return by_hand(p, type, type);
 }
 
 TEST(BlockAttention, AgreesWithSoftmaxOverTheListedKeysAndReadsNoPadding) {
@@ -120,7 +125,7 @@ TEST(BlockAttention, AgreesWithSoftmaxOverTheListedKeysAndReadsNoPadding) {
       p.q = p.q.to(type), p.k = p.k.to(type), p.v = p.v.to(type);
       const auto [out, lse] = attend(p);
       const Result want = by_hand(p, at::kDouble);
-      const Result plain = by_hand(p, at::kFloat);
+      const Result plain = by_hand(p, at::kFloat, type);
       EXPECT_TRUE(testing::no_worse_than_plain(out, plain.out.to(type), want.out));
       const at::Tensor finite = want.lse.isfinite();
       EXPECT_TRUE(at::equal(lse.isfinite(), finite));

@@ -10,7 +10,9 @@
 // Layout   q, out [B, Nq*Tq, H, D] and k, v [B, Nk*Tk, H, D] with strides, D innermost and dense;
 //          lse [B, H, Nq*Tq], index [B, H, Nq, K], count [B, H, Nq], sizes [Nq] and [Nk] dense
 // Types    float32 or bf16 (lse float32); products, weights and sums in float32, one rounding into
-//          out; online softmax in base 2
+//          out; online softmax in base 2. With Bf16Products::kPairs weights are rounded to bf16
+//          before they meet values and divided by their own sum; lse comes from unrounded ones;
+//          subnormal numbers count as 0
 // Lists    a key tile at most once a list; index entries behind the count are never read; tiles are
 //          taken in the order of the list
 // Padding  slots at or beyond a tile's size are never read; such rows of out are set to 0 and their
@@ -69,9 +71,14 @@ void block_attention(const BlockAttentionArgs<Element>& args);
 // Keys and values are packed once a head, then read by every query tile. A caller takes some heads
 // at a time: bh counts b * H + h.
 namespace cpu {
+// How bf16 operands are multiplied: widened to float32, or two at a time as AVX-512 BF16 does.
+enum class Bf16Products { kWidened, kPairs };
+Bf16Products best_bf16_products();  // of this machine; kPairs runs where this says so
+
 struct PackedKeys {
   float* data;  // packed_floats(dims) for each head from first_bh on, 64-byte aligned
   int64_t first_bh;
+  Bf16Products products;  // of bf16 arguments; the same for packing and attention
 };
 int64_t packed_floats(const BlockAttentionDims& dims);   // of one head
 int64_t scratch_floats(const BlockAttentionDims& dims);  // of one running call of block_attention
