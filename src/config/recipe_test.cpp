@@ -411,7 +411,7 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
   EXPECT_EQ(distill.training.optimizer.betas[0], 0);
   EXPECT_EQ((distill.training.loop.max_train_steps - distill.method.critic_warmup) /
                 distill.method.generator_update_interval,
-            1200)
+            600)
       << "updates of the student";
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
@@ -17,6 +18,27 @@ namespace {
 
 constexpr int64_t kCaptionBatch = 256;
 constexpr int64_t kFirst = 64;  // latents of the quick digest
+
+// Convolutions give the same bits every time while it lives: a run that goes on compares digests.
+// The setting is the process's, not the thread's.
+class RepeatableConvolutions {
+ public:
+  RepeatableConvolutions()
+      : searches_(at::globalContext().benchmarkCuDNN()),
+        is_deterministic_(at::globalContext().deterministicCuDNN()) {
+    set(false, true);
+  }
+  ~RepeatableConvolutions() { set(searches_, is_deterministic_); }
+  RepeatableConvolutions(const RepeatableConvolutions&) = delete;
+  RepeatableConvolutions& operator=(const RepeatableConvolutions&) = delete;
+
+ private:
+  static void set(bool searches, bool is_deterministic) {
+    at::globalContext().setBenchmarkCuDNN(searches);
+    at::globalContext().setDeterministicCuDNN(is_deterministic);
+  }
+  bool searches_, is_deterministic_;
+};
 
 void add_bytes(Sha256& digest, const at::Tensor& tensor) {
   const at::Tensor dense = tensor.cpu().contiguous();
@@ -73,6 +95,7 @@ std::shared_ptr<LatentPool> encode_pool(const PoolOptions& options,
                                         const PoolEncoders& encoders,
                                         const Watch& watch) {
   const at::NoGradGuard no_grad;
+  const RepeatableConvolutions repeatable;
   const ShapesSource source(options.format, options.seed, options.range);
   const int64_t N = source.size();
   std::vector<Example> examples(static_cast<std::size_t>(N));
