@@ -4,6 +4,8 @@
 #include <limits>
 #include <utility>
 
+#include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
@@ -196,37 +198,58 @@ std::vector<Units::Gathered> Units::gather_all() {
 void Units::open_gradients(int64_t index) {
   invariant(is_trainable(), "gradients of a trainable network");
   Unit& unit = units_[static_cast<std::size_t>(index)];
-  const UnitLayout& layout = layout_[static_cast<std::size_t>(index)];
-  invariant(!unit.open.defined(), "a unit's gradients are opened once at a time");
-  unit.open = adds_in_place()
-                  ? unit.gradient
-                  : at::zeros({layout.padded}, unit.gradient.options().dtype(options_.compute));
-  for (const Unit::View& view : unit.views) {
-    const UnitTensor& tensor = layout.tensors[view.tensor];
-    view.parameter.mutable_grad() =
-        unit.open.narrow(0, tensor.offset, tensor.numel).view(tensor.shape);
-  }
+  invariant(!unit.is_open, "a unit's gradients are opened once at a time");
+  unit.is_open = true;
 }
 
+// Autograd keeps each parameter's sum as it made it; what is added here is added for all of a unit
+// at once, not in an operation a parameter.
 void Units::close_gradients(int64_t index) {
   const c10::NoGradGuard no_grad;
   Unit& unit = units_[static_cast<std::size_t>(index)];
-  invariant(unit.open.defined(), "a unit's gradients were opened");
-  for (const Unit::View& view : unit.views) {
-    view.parameter.mutable_grad() = at::Tensor();
-  }
-  if (!adds_in_place()) {
-    at::Tensor sum = unit.open.to(master_type_);  // [padded]
-    if (mesh_.world->size() > 1) {
-      sum.div_(mesh_.world->size());
-      at::Tensor part = at::empty({unit.gradient.size(0)}, sum.options());
-      mesh_.shard->reduce_scatter_sum(part, sum);
-      mesh_.replicate->all_reduce_sum(part);
-      sum = part;  // [padded / shard]
+  const UnitLayout& layout = layout_[static_cast<std::size_t>(index)];
+  invariant(unit.is_open, "a unit's gradients were opened");
+  unit.is_open = false;
+  std::vector<at::Tensor> sums, places;  // flat, one a parameter; where a parameter has none, none
+  int64_t end = 0;                       // of the last
+  const auto pad_to = [&](int64_t offset) {
+    if (offset > end) {
+      sums.push_back(at::zeros({offset - end}, unit.gradient.options().dtype(options_.compute)));
     }
-    unit.gradient.add_(sum);
+  };
+  for (const Unit::View& view : unit.views) {
+    const UnitTensor& tensor = layout.tensors[view.tensor];
+    const at::Tensor grad = view.parameter.mutable_grad();
+    view.parameter.mutable_grad() = at::Tensor();
+    if (!grad.defined()) {
+      continue;
+    }
+    if (adds_in_place()) {
+      places.push_back(unit.gradient.narrow(0, tensor.offset, tensor.numel));
+    } else {
+      pad_to(tensor.offset);
+    }
+    sums.push_back(grad.flatten());
+    end = tensor.offset + tensor.numel;
   }
-  unit.open = at::Tensor();
+  if (sums.empty()) {
+    invariant(mesh_.world->size() == 1, "all ranks make the same gradients");
+    return;
+  }
+  if (adds_in_place()) {
+    at::_foreach_add_(places, sums);
+    return;
+  }
+  pad_to(layout.padded);
+  at::Tensor sum = at::cat(sums).to(master_type_);  // [padded]
+  if (mesh_.world->size() > 1) {
+    sum.div_(mesh_.world->size());
+    at::Tensor part = at::empty({unit.gradient.size(0)}, sum.options());
+    mesh_.shard->reduce_scatter_sum(part, sum);
+    mesh_.replicate->all_reduce_sum(part);
+    sum = part;  // [padded / shard]
+  }
+  unit.gradient.add_(sum);
 }
 
 void Units::zero_gradients() {

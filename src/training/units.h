@@ -106,8 +106,8 @@ class Units {
   Gathered gather(int64_t unit) { return {*this, unit}; }
   std::vector<Gathered> gather_all();
 
-  // Between the two, on a gathered unit, backward adds to the parameters' gradients; close() makes
-  // them part of gradient(): cast, mean over ranks, this rank's slice.
+  // Between the two, on a gathered unit, backward makes the parameters' gradients; close() adds
+  // them to gradient(): cast, mean over ranks, this rank's slice.
   void open_gradients(int64_t unit);
   void close_gradients(int64_t unit);
   void zero_gradients();
@@ -137,11 +137,11 @@ class Units {
     at::Tensor master;    // [padded / shard]
     at::Tensor gradient;  // [padded / shard]
     at::Tensor compute;   // [padded] while gathered
-    at::Tensor open;      // [padded] compute dtype, while gradients are open
     int64_t users = 0;
+    bool is_open = false;  // gradients are being made
   };
   bool holds_compute() const;  // master and compute are one
-  bool adds_in_place() const;  // backward adds to the gradient itself
+  bool adds_in_place() const;  // gradients need no cast and no other rank
   at::Tensor whole(const Unit& unit, at::ScalarType type) const;
   void view_into(int64_t unit, const at::Tensor& flat);
   void withdraw(int64_t unit);
