@@ -205,9 +205,10 @@ Network wan_network(const Recipe& recipe,
   }
   const layout::RecomputedBlocks blocks = recomputed(recipe, model);
   const bool is_lora = model.lora.enable;
-  out.plan.trained = !model.trainable ? 0
-                     : is_lora        ? layout::lora_parameters(config, model.lora.rank)
-                                      : out.plan.parameters;
+  out.plan.trained =
+      !model.trainable ? 0
+      : is_lora        ? layout::lora_parameters(config, model.lora.rank, model.lora.target_modules)
+                       : out.plan.parameters;
   out.keeps_units = model.trainable && blocks.one_of == 0;
   out.borrows_base = role != "teacher" && recipe.models.at("student").lora.shared_base;
   out.work =

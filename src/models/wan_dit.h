@@ -69,15 +69,15 @@ at::Tensor timestep_wave(const at::Tensor& timestep, int64_t freq_dim);
 
 struct AdapterOptions {
   int64_t rank = 32;
-  double scale = 1;      // alpha / rank
-  bool on_gates = true;  // to_gate_compress too, where it is
+  double scale = 1;                  // alpha / rank
+  std::vector<std::string> modules;  // linear layers of a block, by layout::LoraModule::name
 };
 
 class WanBlock final : public torch::nn::Module {
  public:
   WanBlock(const layout::WanDitConfig& config, const RoundingProfile& profile, at::Device device);
 
-  // Low-rank adapters on q, k, v and out of both attentions (models/parameters.h).
+  // Low-rank adapters on the named layers (models/parameters.h).
   void add_adapters(const AdapterOptions& options);
 
   // x [B, S, D], text [B, L, D] embedded, time [U, 6, D] rows of `row`

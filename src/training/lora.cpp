@@ -44,10 +44,17 @@ void add_lora(models::WanDit& model, const LoraOptions& options) {
   if (options.rank < 1) {
     throw InvalidInput(Code::kBadValue, str("LoRA rank must be at least 1, got ", options.rank));
   }
+  std::vector<std::string> modules;
+  for (const layout::LoraModule& module :
+       layout::lora_modules(model.config(), options.target_modules)) {
+    if (!options.trains_gates || module.name != layout::kGateName) {
+      modules.push_back(module.name);
+    }
+  }
   for (const auto& block : model.blocks()) {
     block->add_adapters({.rank = options.rank,
                          .scale = options.alpha / static_cast<double>(options.rank),
-                         .on_gates = !options.trains_gates});
+                         .modules = modules});
   }
   std::vector<std::string> downs;
   const auto parameters = model.named_parameters();

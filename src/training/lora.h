@@ -17,13 +17,15 @@ namespace fastwan::training {
 struct LoraOptions {
   int64_t rank = 32;
   double alpha = 32;
+  // Layers that get adapters, as layout::lora_modules takes them; empty: those of attention.
+  std::vector<std::string> target_modules;
   // Gates (to_gate_compress): trained whole instead of through an adapter.
   bool trains_gates = false;
   uint64_t seed = 0;  // of A's start values
 };
 
-// Adds adapters to q, k, v, out of self and cross attention of every block (to the gates too unless
-// they are trained whole): A uniform in +-1/sqrt(in) from stream init, B zero, so that the network
+// Adds adapters to the target modules of every block (to the gates unless they are trained whole):
+// A uniform in +-1/sqrt(in) from stream init, B zero, so that the network
 // starts as its base. Before the model goes into a Network.
 void add_lora(models::WanDit& model, const LoraOptions& options);
 

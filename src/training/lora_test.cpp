@@ -6,6 +6,7 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include "base/check.h"
 #include "support/compare.h"
 #include "support/tiny_wan.h"
 #include "training/clip.h"
@@ -23,7 +24,7 @@ using testing::tiny_batch;
 using testing::tiny_wan;
 using testing::TinyBatch;
 
-constexpr LoraOptions kOptions{.rank = 3, .alpha = 6, .trains_gates = true, .seed = 4};
+const LoraOptions kOptions{.rank = 3, .alpha = 6, .trains_gates = true, .seed = 4};
 
 std::unique_ptr<Network> lora_network(const LoraOptions& options, at::ScalarType compute) {
   const auto model = tiny_wan(sparse(), compute, 2);
@@ -149,6 +150,26 @@ TEST(Lora, GatesGetAdaptersWhereTheyAreNotTrainedWhole) {
   const auto network = lora_network({.rank = 2, .alpha = 2}, at::kFloat);
   const LoraExport out = export_lora(*network, {.rank = 2, .alpha = 2});
   EXPECT_EQ(out.tensors.size(), 2u * 2u * 9u);
+}
+
+TEST(Lora, AdaptersGoWhereTheTargetModulesSay) {
+  const auto names_of = [](const std::vector<std::string>& words) {
+    const LoraOptions options{.rank = 2, .alpha = 2, .target_modules = words};
+    const auto network = lora_network(options, at::kFloat);
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : export_lora(*network, options).tensors) {
+      if (name.starts_with("blocks.1.") && name.ends_with(".lora_A.weight")) {
+        names.push_back(name.substr(9, name.size() - 9 - 14));
+      }
+    }
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(names_of({"ffn", "attn2.to_v"}), (Names{"attn2.to_v", "ffn.net.0.proj", "ffn.net.2"}));
+  EXPECT_EQ(names_of({"to_out", "q_proj", "to_gate_compress"}),
+            (Names{"attn1.to_out.0", "attn2.to_out.0", "to_gate_compress"}));
+  EXPECT_THROW(names_of({"to_q", "to_w"}), InvalidInput);
+  EXPECT_THROW(names_of({"q_proj"}), InvalidInput);
 }
 
 // Student with sparse attention and gates, dense critic, dense teacher: one set of base weights.

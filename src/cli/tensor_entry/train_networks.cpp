@@ -46,9 +46,11 @@ training::Recompute recompute_of(const config::Recipe& recipe, const RoleModel& 
   }
 }
 
+// `base`: whose frozen weights are this network's too, or null.
 RoleNetwork make_network(const TrainContext& context,
                          const std::string& role,
-                         const RoleModel& model) {
+                         const RoleModel& model,
+                         const std::shared_ptr<const training::Network>& base) {
   const config::Recipe& recipe = context.recipe;
   RoleNetwork out{.folder = layout::open_model_folder(model.init_from, {})};
   if (out.folder.transformer_2) {
@@ -76,6 +78,7 @@ RoleNetwork make_network(const TrainContext& context,
   training::NetworkOptions options{.is_trainable = model.trainable,
                                    .recompute = recompute_of(recipe, model),
                                    .every_n = recipe.training.model.recompute_every_n,
+                                   .base = base,
                                    .device = context.device};
   if (model.lora.enable) {
     out.lora = lora_of(recipe, model);
@@ -112,6 +115,7 @@ void assign(const std::map<std::string, at::Tensor>& values, const torch::nn::Mo
 training::LoraOptions lora_of(const config::Recipe& recipe, const RoleModel& model) {
   return {.rank = model.lora.rank,
           .alpha = model.lora.alpha > 0 ? model.lora.alpha : static_cast<double>(model.lora.rank),
+          .target_modules = model.lora.target_modules,
           .trains_gates = model.attention_backend == config::AttentionBackend::kVsa,
           .seed = static_cast<uint64_t>(recipe.training.data.seed)};
 }
@@ -145,11 +149,24 @@ at::ScalarType compute_type(const config::Recipe& recipe) {
 }
 
 RoleNetworks make_networks(const TrainContext& context) {
+  const std::map<std::string, RoleModel>& models = context.recipe.models;
   RoleNetworks networks;
-  for (const auto& [role, model] : context.recipe.models) {
+  const auto add = [&](const std::string& role,
+                       const std::shared_ptr<const training::Network>& base) {
+    const RoleModel& model = models.at(role);
     context.watch.throw_if_stopped();
     context.on_note(str("loading ", role, " from ", model.init_from));
-    networks.emplace(role, make_network(context, role, model));
+    networks.emplace(role, make_network(context, role, model, base));
+  };
+  std::shared_ptr<const training::Network> base;
+  if (models.at("student").lora.shared_base) {
+    add("teacher", nullptr);
+    base = networks.at("teacher").network;
+  }
+  for (const auto& [role, model] : models) {
+    if (!networks.contains(role)) {
+      add(role, base);
+    }
   }
   return networks;
 }

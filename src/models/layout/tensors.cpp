@@ -1,9 +1,12 @@
 #include "models/layout/tensors.h"
 
+#include <algorithm>
 #include <array>
 #include <numeric>
+#include <string_view>
 #include <utility>
 
+#include "base/check.h"
 #include "base/text.h"
 
 namespace fastwan::layout {
@@ -191,6 +194,52 @@ std::vector<TensorSpec> tensors_of(const Umt5Config& c) {
   }
   list.add("encoder.final_layer_norm.weight", {c.d_model});
   return list.take();
+}
+
+std::vector<LoraModule> lora_modules(const WanDitConfig& config,
+                                     const std::vector<std::string>& words) {
+  const int64_t width = config.width();
+  std::vector<LoraModule> all;
+  for (const char* attention : {"attn1", "attn2"}) {
+    for (const char* part : {".to_q", ".to_k", ".to_v", ".to_out.0"}) {
+      all.push_back({str(attention, part), width, width});
+    }
+  }
+  if (config.is_gated) {
+    all.push_back({kGateName, width, width});
+  }
+  if (words.empty()) {
+    return all;
+  }
+  all.push_back({"ffn.net.0.proj", width, config.ffn_dim});
+  all.push_back({"ffn.net.2", config.ffn_dim, width});
+  const auto is_named = [](const LoraModule& module, const std::string& word) {
+    return str('.', module.name, '.').find(str('.', word, '.')) != std::string::npos;
+  };
+  constexpr std::array<std::string_view, 6> kMayBeAbsent = {"q_proj", "k_proj", "v_proj",
+                                                            "o_proj", "to_qkv", kGateName};
+  for (const std::string& word : words) {
+    const bool may_be_absent =
+        std::find(kMayBeAbsent.begin(), kMayBeAbsent.end(), word) != kMayBeAbsent.end();
+    if (!may_be_absent && std::none_of(all.begin(), all.end(), [&](const LoraModule& module) {
+          return is_named(module, word);
+        })) {
+      throw InvalidInput(
+          Code::kBadValue,
+          str("lora.target_modules: no linear layer of a block is called ", escape_control(word),
+              ". There are attn1, attn2, to_q, to_k, to_v, to_out, ffn and ", kGateName));
+    }
+  }
+  std::erase_if(all, [&](const LoraModule& module) {
+    return std::none_of(words.begin(), words.end(),
+                        [&](const std::string& word) { return is_named(module, word); });
+  });
+  if (all.empty()) {
+    throw InvalidInput(Code::kBadValue,
+                       "lora.target_modules names no linear layer of this model. There are attn1, "
+                       "attn2, to_q, to_k, to_v, to_out and ffn");
+  }
+  return all;
 }
 
 int64_t num_parameters(const std::vector<TensorSpec>& tensors) {

@@ -63,9 +63,14 @@ std::vector<int64_t> unit_parameters(const WanDitConfig& config) {
   return units;
 }
 
-int64_t lora_parameters(const WanDitConfig& config, int64_t rank) {
-  const int64_t linears = 8 + (config.is_gated ? 1 : 0);
-  return config.num_layers * linears * rank * 2 * config.width();
+int64_t lora_parameters(const WanDitConfig& config,
+                        int64_t rank,
+                        const std::vector<std::string>& words) {
+  int64_t of_block = 0;
+  for (const LoraModule& module : lora_modules(config, words)) {
+    of_block += rank * (module.in + module.out);
+  }
+  return config.num_layers * of_block;
 }
 
 StateBytes state_bytes(const std::vector<int64_t>& units,

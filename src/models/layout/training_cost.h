@@ -28,9 +28,10 @@ struct RecomputedBlocks {
 
 // Parameters of what is gathered, reduced and saved in one piece: root_in, the blocks, root_out.
 std::vector<int64_t> unit_parameters(const WanDitConfig& config);
-// Parameters of adapters of this rank on q, k, v, o of self and cross attention, and of the gates
-// where the network has them.
-int64_t lora_parameters(const WanDitConfig& config, int64_t rank);
+// Parameters of adapters of this rank on the layers that `words` name (lora_modules, tensors.h).
+int64_t lora_parameters(const WanDitConfig& config,
+                        int64_t rank,
+                        const std::vector<std::string>& words = {});
 
 // The processes that hold one network's state together.
 struct StateLayout {

@@ -124,6 +124,8 @@ TEST(TrainingCost, AdaptersTrainAFewParametersBesideAFrozenBase) {
   const int64_t adapters = lora_parameters(config, 32);
   EXPECT_EQ(adapters, 30 * 8 * 32 * 2 * 1536);
   EXPECT_EQ(lora_parameters(wan_1_3b(true), 32), 30 * 9 * 32 * 2 * 1536);
+  EXPECT_EQ(lora_parameters(config, 32, {"attn2.to_v", "ffn"}),
+            30 * 32 * (2 * 1536 + 2 * (1536 + 8960)));
   const std::vector<int64_t> units = unit_parameters(config);
   const StateBytes bytes = state_bytes(units, adapters, false, {});
   EXPECT_EQ(bytes.frozen, 2.0 * static_cast<double>(sum(units)));

@@ -1,3 +1,5 @@
+#include <map>
+
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/gelu.h>
@@ -128,18 +130,15 @@ WanBlock::WanBlock(const layout::WanDitConfig& config,
 }
 
 void WanBlock::add_adapters(const AdapterOptions& options) {
-  const auto add = [&](Linear& linear, const std::string& name) {
-    linear.add_adapter(*this, name, options.rank, options.scale);
-  };
-  for (auto& [name, attention] : {std::pair<std::string, AttentionWeights*>{"attn1", &attn1_},
-                                  std::pair<std::string, AttentionWeights*>{"attn2", &attn2_}}) {
-    add(attention->to_q, name + ".to_q");
-    add(attention->to_k, name + ".to_k");
-    add(attention->to_v, name + ".to_v");
-    add(attention->to_out, name + ".to_out.0");
-  }
-  if (options.on_gates && gate_.weight.defined()) {
-    add(gate_, layout::kGateName);
+  const std::map<std::string, Linear*> linears = {
+      {"attn1.to_q", &attn1_.to_q}, {"attn1.to_k", &attn1_.to_k},
+      {"attn1.to_v", &attn1_.to_v}, {"attn1.to_out.0", &attn1_.to_out},
+      {"attn2.to_q", &attn2_.to_q}, {"attn2.to_k", &attn2_.to_k},
+      {"attn2.to_v", &attn2_.to_v}, {"attn2.to_out.0", &attn2_.to_out},
+      {"ffn.net.0.proj", &ffn_in_}, {"ffn.net.2", &ffn_out_},
+      {layout::kGateName, &gate_}};
+  for (const std::string& name : options.modules) {
+    linears.at(name)->add_adapter(*this, name, options.rank, options.scale);
   }
 }
 
