@@ -2,6 +2,7 @@
 // checked here; libfastwan.so trains.
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 
 #include <CLI/CLI.hpp>
 
@@ -164,7 +165,13 @@ int train(const Program& program, const config::Recipe& recipe, const TrainFlags
     }
   }
   std::fflush(stdout);
-  return exit_status(report, signals.first());
+  const int status = exit_status(report, signals.first());
+  if (!run.profile.empty()) {
+    // CUPTI, once it has recorded, calls into the profiler while a process takes itself apart, and
+    // may find it gone: everything is written, so this one ends without.
+    std::quick_exit(status);
+  }
+  return status;
 }
 
 void set_log_level(const std::string& word) {

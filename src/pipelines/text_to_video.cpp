@@ -88,6 +88,9 @@ struct TextToVideo::Impl {
   at::Tensor first_frame(const Watch& watch);
   std::unique_ptr<diffusion::NoiseSource> noise_of(int64_t seed) const;
   at::Tensor latents_of(const VideoRequest& request, StageClock& clock, const Watch& watch);
+  // Files of what `latents_of` gives.
+  using LatentsOf = std::function<at::Tensor(StageClock& clock, const Watch& watch)>;
+  VideoReport finish(const VideoRequest& request, const Watch& watch, const LatentsOf& latents_of);
   at::Tensor given_latents() const;
   void write_frames(const VideoRequest& request,
                     const at::Tensor& latents,
@@ -274,6 +277,23 @@ void TextToVideo::expect_prompts(const std::vector<std::string>& prompts) {
 }
 
 VideoReport TextToVideo::make(const VideoRequest& request, const Watch& watch) {
+  return impl_->finish(request, watch, [&](StageClock& clock, const Watch& timed) {
+    return impl_->settings.load_latents.is_set ? impl_->given_latents()
+                                               : impl_->latents_of(request, clock, timed);
+  });
+}
+
+VideoReport TextToVideo::show(const at::Tensor& latents,
+                              const VideoRequest& request,
+                              const Watch& watch) {
+  return impl_->finish(request, watch, [&](StageClock& /*clock*/, const Watch& /*timed*/) {
+    return latents.to(impl_->components.options().device, impl_->latent_type());
+  });
+}
+
+VideoReport TextToVideo::Impl::finish(const VideoRequest& request,
+                                      const Watch& watch,
+                                      const LatentsOf& latents_of) {
   const at::NoGradGuard no_gradients;
   StageClock clock;
   const Watch timed{watch.stop, [&](const Progress& now) {
@@ -282,18 +302,16 @@ VideoReport TextToVideo::make(const VideoRequest& request, const Watch& watch) {
                       }
                       watch.report(now.stage.c_str(), now.step, now.total);
                     }};
-  const at::Tensor latents = impl_->settings.load_latents.is_set
-                                 ? impl_->given_latents()
-                                 : impl_->latents_of(request, clock, timed);
+  const at::Tensor latents = latents_of(clock, timed);
   if (!request.latents.empty()) {
     models::save_tensors(request.latents, {{"latents", latents.to(at::kFloat)}});
   }
   if (!request.video.empty() || !request.frames.empty() || !request.contact_sheet.empty()) {
-    impl_->write_frames(request, latents, clock, timed);
+    write_frames(request, latents, clock, timed);
   }
   std::vector<Path> files;
   if (!request.video.empty()) {
-    files = io::video_files(request.video, impl_->num_frames_of(latents));
+    files = io::video_files(request.video, num_frames_of(latents));
   }
   return {.files = std::move(files),
           .latents_sha256 = digest_of(latents),

@@ -56,6 +56,8 @@ class TextToVideo {
   // Between videos: no weights stay, encoded texts do.
   void release();
   VideoReport make(const VideoRequest& request, const Watch& watch);
+  // Files of these latents, normalised [1, C, T, H, W], instead of sampled ones.
+  VideoReport show(const at::Tensor& latents, const VideoRequest& request, const Watch& watch);
 
   std::string device() const;
   std::string offload() const;

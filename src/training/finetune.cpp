@@ -20,6 +20,12 @@ Finetune::Finetune(Role student, FinetuneOptions options, std::optional<Role> lo
     throw InvalidInput(Code::kBadConfig,
                        "finetune: a boundary ratio goes with a second expert, and only with one");
   }
+  for (const Role* role : {&student_, low_noise_ ? &*low_noise_ : nullptr}) {
+    if (role != nullptr &&
+        role->set_sparsity) {  // a validation may come before the first iteration
+      role->set_sparsity(ramped_sparsity(options_.ramp, 0));
+    }
+  }
 }
 
 std::vector<std::string> Finetune::updates(int64_t step) const {

@@ -227,6 +227,25 @@ TEST(Distill, SettingsThatCannotWorkAreRefused) {
   EXPECT_THROW(Finetune({}, {.boundary = 0.5}), InvalidInput);
 }
 
+// What a validation before the first iteration sees.
+TEST(Methods, StartAtTheSparsityOfTheFirstIteration) {
+  const SparsityRamp ramp{.sparsity = 0.8, .rate = 0.1, .interval = 10};
+  std::vector<double> seen;
+  const auto recording = [&seen](const std::shared_ptr<Network>& network) {
+    Role role = role_of(network);
+    role.set_sparsity = [&seen](double sparsity) { seen.push_back(sparsity); };
+    return role;
+  };
+  const auto network = tiny(testing::sparse(0.5), "methods/student");
+  const Finetune finetune(recording(network), {.caption_dropout = 0, .ramp = ramp});
+  const dmd::Distill distill({.student = recording(network),
+                              .critic = role_of(network),
+                              .teacher = role_of(network).velocity},
+                             {.guidance_scale = 1.0, .ramp = ramp});
+  EXPECT_EQ(seen, std::vector<double>(2, ramped_sparsity(ramp, 0)));
+  EXPECT_LT(seen[0], 0.8);
+}
+
 TEST(Finetune, TwoExpertsTakeTurnsAndTheLowNoiseOneSeesLowNoise) {
   double highest = 0, lowest = 1000;
   const auto expert = [&](double& extreme, bool is_low) {

@@ -3,7 +3,10 @@
 #include <array>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <functional>
+#include <optional>
 #include <utility>
 
 #include <fcntl.h>
@@ -16,17 +19,20 @@
 namespace fastwan::training {
 namespace {
 
-// Length in bytes of the lines of `text` that a run at `last_step` has behind it.
-int64_t kept_bytes(std::string_view text, int64_t last_step, const Path& file) {
-  std::size_t kept = 0;
+// Length in bytes of the lines of `text` from `begin` on that a run at `last_step` has behind it.
+// `step_of` reads a line's step; InvalidInput where there is none.
+int64_t kept_bytes(std::string_view text,
+                   int64_t last_step,
+                   const std::function<int64_t(std::string_view)>& step_of,
+                   std::size_t begin = 0) {
+  std::size_t kept = begin;
   while (true) {
     const std::size_t end = text.find('\n', kept);
     if (end == std::string_view::npos) {
       return static_cast<int64_t>(kept);  // what follows is torn
     }
     try {
-      const Json line = parse_json(text.substr(kept, end - kept), file.string());
-      if (json_get<int64_t>(line, "step", file.string()) > last_step) {
+      if (step_of(text.substr(kept, end - kept)) > last_step) {
         return static_cast<int64_t>(kept);
       }
     } catch (const InvalidInput&) {  // torn by a loss of power: what follows is no better
@@ -36,6 +42,7 @@ int64_t kept_bytes(std::string_view text, int64_t last_step, const Path& file) {
   }
 }
 
+constexpr std::string_view kHeader = "step,metric,value\n";
 constexpr int64_t kMaxLogBytes = int64_t{4} << 30;
 
 // Protocol buffers: the wire types that an Event needs.
@@ -156,7 +163,10 @@ void AppendFile::sync() {
 }
 
 MetricsLog::MetricsLog(const Path& file, int64_t last_step) : file_(file) {
-  file_.truncate(kept_bytes(read_file(file, kMaxLogBytes), last_step, file));
+  file_.truncate(
+      kept_bytes(read_file(file, kMaxLogBytes), last_step, [&file](std::string_view line) {
+        return json_get<int64_t>(parse_json(line, file.string()), "step", file.string());
+      }));
   file_.sync();
 }
 
@@ -166,6 +176,34 @@ void MetricsLog::write(int64_t step, const Metrics& metrics) {
     line[name] = value;
   }
   file_.append(line.dump() + "\n");
+}
+
+MetricsTable::MetricsTable(const Path& file, int64_t last_step) : file_(file) {
+  const std::string text = read_file(file, kMaxLogBytes);
+  if (!text.starts_with(kHeader)) {  // new, or torn in its first line
+    file_.truncate(0);
+    file_.append(kHeader);
+  } else {
+    file_.truncate(kept_bytes(
+        text, last_step,
+        [&file](std::string_view line) {
+          const std::optional<int64_t> step = parse_int(line.substr(0, line.find(',')));
+          if (!step) {
+            throw InvalidInput(Code::kBadValue, str(file.string(), ": a line without its step"));
+          }
+          return *step;
+        },
+        kHeader.size()));
+  }
+  file_.sync();
+}
+
+void MetricsTable::write(int64_t step, const Metrics& metrics) {
+  std::string lines;
+  for (const auto& [name, value] : metrics) {
+    lines += str(step, ',', name, ',', std::isfinite(value) ? Json(value).dump() : "", '\n');
+  }
+  file_.append(lines);
 }
 
 EventFile::EventFile(const Path& folder, const Start& start)

@@ -1,9 +1,11 @@
-// What a training run reports: metrics.jsonl and TensorBoard event files.
+// What a training run reports: metrics.jsonl, metrics.csv and TensorBoard event files.
 //
 // metrics.jsonl  one object a line: "step" and numbers by name, written so that they read back as
 //                the same bits; NaN and infinity are null. Append only: a kill leaves at most one
 //                torn last line
-// events.out.*   TFRecord frames (length, masked CRC-32C of it, data, masked CRC-32C of the data)
+// metrics.csv    step,metric,value: a line a number, values as above, empty where they are no
+// number events.out.*   TFRecord frames (length, masked CRC-32C of it, data, masked CRC-32C of the
+// data)
 //                around Event messages with simple scalar values
 #pragma once
 
@@ -41,6 +43,17 @@ class MetricsLog {
   MetricsLog(const Path& file, int64_t last_step);
   void write(int64_t step, const Metrics& metrics);
   void sync() { file_.sync(); }  // before a checkpoint says that these steps are done
+
+ private:
+  AppendFile file_;
+};
+
+class MetricsTable {
+ public:
+  // Cuts as MetricsLog does; a new file begins with its header.
+  MetricsTable(const Path& file, int64_t last_step);
+  void write(int64_t step, const Metrics& metrics);
+  void sync() { file_.sync(); }
 
  private:
   AppendFile file_;

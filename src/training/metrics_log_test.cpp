@@ -40,6 +40,26 @@ TEST(MetricsLog, NumbersReadBackAsTheSameBits) {
   EXPECT_TRUE(parse_json(lines[1], "line 2").at("train_loss").is_null());
 }
 
+TEST(MetricsTable, ALineANumberAndAResumeCutsWhatItWillWriteAgain) {
+  TempFolder folder;
+  const Path file = folder.where() / "metrics.csv";
+  {
+    MetricsTable table(file, 0);
+    table.write(1, {{"grad_norm", 0.1 + 0.2}, {"train_loss", std::nan("")}});
+    table.write(2, {{"train_loss", -1.5}});
+  }
+  const std::string first = "step,metric,value\n1,grad_norm,0.30000000000000004\n1,train_loss,\n";
+  EXPECT_EQ(read_file(file), first + "2,train_loss,-1.5\n");
+  std::ofstream(file, std::ios::app) << "3,train_l";  // killed while it wrote
+  { const MetricsTable table(file, 2); }
+  EXPECT_EQ(read_file(file), first + "2,train_loss,-1.5\n");
+  { const MetricsTable table(file, 1); }
+  EXPECT_EQ(read_file(file), first);
+  std::ofstream(file) << "step,met";
+  { const MetricsTable table(file, 1); }
+  EXPECT_EQ(read_file(file), "step,metric,value\n");
+}
+
 TEST(MetricsLog, AResumeCutsWhatItWillWriteAgain) {
   TempFolder folder;
   const Path file = folder.where() / "metrics.jsonl";

@@ -28,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kAveragedSteps = 100;
 constexpr const char* kMetricsName = "metrics.jsonl";
+constexpr const char* kTableName = "metrics.csv";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -166,6 +167,7 @@ struct Trainer::Impl {
   Clock::time_point start = Clock::now();
   std::deque<double> durations;  // of the last iterations
   std::optional<MetricsLog> log;
+  std::optional<MetricsTable> table;
   std::optional<EventFile> events;
 
   Role& role(const std::string& name) {
@@ -245,6 +247,9 @@ struct Trainer::Impl {
     require_finite(tables(), mine);
     if (log) {
       log->sync();
+    }
+    if (table) {
+      table->sync();
     }
     if (events) {
       events->sync();
@@ -437,6 +442,9 @@ struct Trainer::Impl {
     if (log) {
       log->write(step, metrics);
     }
+    if (table) {
+      table->write(step, metrics);
+    }
     if (events) {
       events->write(step, wall_time(), metrics);
     }
@@ -449,6 +457,9 @@ struct Trainer::Impl {
     hooks.on_start();
     if (options.writes_jsonl) {
       log.emplace(options.run / kMetricsName, step);
+    }
+    if (options.writes_csv) {
+      table.emplace(options.run / kTableName, step);
     }
     if (options.writes_events) {
       events.emplace(options.run, EventFile::Start{.resumed_step = step,

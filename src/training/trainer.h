@@ -62,7 +62,7 @@ struct TrainerOptions {
   std::function<void(const RunState& stored)> check_resume;
 
   int64_t log_every = 1;
-  bool writes_jsonl = true, writes_events = false;
+  bool writes_jsonl = true, writes_csv = false, writes_events = false;
   int64_t tokens_per_step = 0;                     // 0: unknown
   std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
   std::optional<double> peak_rate;                 // operations a second of all devices

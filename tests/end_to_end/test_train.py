@@ -264,6 +264,27 @@ def test_validation_shows_what_the_export_generates(fastwan, distilled, tmp_path
     assert abs(frames - shown(6)).max() > 1e-2
 
 
+def test_validation_shows_what_the_networks_predict_where_that_is_wanted(fastwan, distilled, tmp_path):
+    write_recipe(tmp_path, DISTILL)
+    run = train(fastwan, tmp_path, f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.every_steps=6",
+                "--training.tracker.log_visualization=true", "--training.tracker.trackers=jsonl,csv")
+    assert run.status == 0, run
+    assert state_digests(tmp_path, 12) == state_digests(distilled, 12)
+    videos = [f"{name}_pred_video" for name in ("generator", "fake_score", "real_score")]
+    for step in (6, 12):
+        folder = tmp_path / "run" / "validation" / f"step_{step}"
+        assert all((folder / f"{name}.mp4").exists() and (folder / f"{name}.png").exists() for name in videos)
+        assert set(videos) < {entry["file"].removesuffix(".mp4") for entry in json.loads((folder / "videos.json").read_text())}
+    assert not (tmp_path / "run" / "validation" / "step_0" / "generator_pred_video.mp4").exists(), "no student update yet"
+    table = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    assert table[0] == ["step", "metric", "value"]
+    logged = {(line["step"], name): value for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+              for name, value in line.items() if name != "step"}
+    assert {(int(step), name): float(value) if value else None for step, name, value in table[1:]} == logged
+    unseen = train(fastwan, tmp_path, "--training.tracker.log_visualization=true", "--training.loop.max_train_steps=13")
+    assert "shows nothing without callbacks.validation" in unseen.err, unseen
+
+
 def test_a_validation_that_fails_does_not_end_the_run(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=2)
     (tmp_path / "run").mkdir()
@@ -347,6 +368,25 @@ def test_ckpt_consolidates_adapters_as_the_run_exports_them(fastwan, tmp_path):
     assert again.status == 8 and "error[exists]" in again.err, again
     whole = fastwan("ckpt", "consolidate", checkpoint, "-o", "bf16", "--dtype", "bf16")
     assert whole.status == 2 and "error[conflict]" in whole.err, whole
+
+
+def test_adapters_on_one_base_train_as_if_each_network_had_its_own(fastwan, tmp_path):
+    from safetensors import safe_open
+    lora = [f"--models.{role}.lora.{setting}" for role in ("student", "critic")
+            for setting in ("enable=true", "rank=2", "target_modules=attn1.to_q,ffn")]
+    for name, extra in (("own", []), ("shared", ["--models.student.lora.shared_base=true"])):
+        write_recipe(tmp_path / name, DISTILL, steps=3)
+        run = train(fastwan, tmp_path / name, *lora, *extra)
+        assert run.status == 0, run
+    assert metrics(tmp_path / "own") == metrics(tmp_path / "shared")
+    files = [tmp_path / name / "run" / "export" / "pytorch_lora_weights.safetensors" for name in ("own", "shared")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    with safe_open(files[0], "np") as adapters:
+        layers = {key.split(".", 2)[2].split(".lora_")[0] for key in adapters.keys() if ".lora_" in key}
+    assert layers == {"attn1.to_q", "ffn.net.0.proj", "ffn.net.2"}
+    write_recipe(tmp_path / "typo", DISTILL)
+    run = train(fastwan, tmp_path / "typo", *lora, "--models.student.lora.target_modules=to_w")
+    assert run.status == 2 and "to_w" in run.err and "to_out" in run.err, run
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(fastwan, tmp_path):

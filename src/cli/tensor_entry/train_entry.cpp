@@ -234,6 +234,7 @@ config::TrainReport train(const TrainCall& call) {
       .resume = training::read_resume_choice(call.run.resume),
       .log_every = recipe.training.tracker.log_every_steps,
       .writes_jsonl = tracks(recipe, "jsonl"),
+      .writes_csv = tracks(recipe, "csv"),
       .writes_events = tracks(recipe, "tensorboard"),
       .tokens_per_step = setup.tokens_per_step,
       .operations = setup.operations,

@@ -1,5 +1,7 @@
 // Runs of flow networks on latents: finetune and distill.
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include <ATen/ops/tensor.h>
@@ -9,6 +11,7 @@
 #include "cli/tensor_entry/train_work.h"
 #include "models/checkpoint.h"
 #include "models/layout/cost.h"
+#include "training/dmd/distill.h"
 
 namespace fastwan::cli {
 namespace {
@@ -61,6 +64,23 @@ void write_student(const Recipe& recipe, const RoleNetwork& student, const Path&
   training::export_folder(training::weights_of(student.network->units()), options);
 }
 
+// What a distillation's networks made of its last student update, where the recipe wants it shown.
+Previews previews_of(const Recipe& recipe, const training::Method& method) {
+  const auto* const distill = dynamic_cast<const training::dmd::Distill*>(&method);
+  if (!recipe.training.tracker.log_visualization || distill == nullptr) {
+    return {};
+  }
+  return [distill]() -> std::map<std::string, at::Tensor> {
+    const auto& [sample, noisy, x_fake, x_real] = distill->preview();
+    if (!sample.defined()) {
+      return {};
+    }
+    return {{"generator_pred_video", sample},
+            {"fake_score_pred_video", x_fake},
+            {"real_score_pred_video", x_real}};
+  };
+}
+
 }  // namespace
 
 TrainSetup setup_flow(const TrainContext& context) {
@@ -82,7 +102,12 @@ TrainSetup setup_flow(const TrainContext& context) {
     }
   }
   setup.operations = operations_of(recipe, networks, data, *setup.method);
-  setup.validation = make_validation(context, networks->at(kStudent), data);
+  if (recipe.training.tracker.log_visualization && recipe.callbacks.validation.every_steps == 0) {
+    context.on_note(
+        "training.tracker.log_visualization shows nothing without callbacks.validation");
+  }
+  setup.validation =
+      make_validation(context, networks->at(kStudent), data, previews_of(recipe, *setup.method));
   setup.write_export = [&recipe, networks](const Path& to) {
     write_student(recipe, networks->at(kStudent), to);
   };

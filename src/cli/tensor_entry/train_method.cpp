@@ -113,6 +113,7 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
                                                       ? training::dmd::NonFinite::kZero
                                                       : training::dmd::NonFinite::kStop,
                                     .latent_shape = data.latent_shape,
+                                    .keeps_preview = recipe.training.tracker.log_visualization,
                                     .state = state_type(recipe)});
 }
 

@@ -112,11 +112,13 @@ bool has_ffmpeg(const TrainContext& context) {
 
 Validation::Validation(const TrainContext& context,
                        const RoleNetwork& student,
-                       const TrainData& data)
+                       const TrainData& data,
+                       Previews previews)
     : context_(context),
       folder_(Path(context.recipe.training.checkpoint.output_dir) / "validation"),
       model_(data.folder),
-      student_(student.network) {
+      student_(student.network),
+      previews_(std::move(previews)) {
   const config::Validation& wanted = context.recipe.callbacks.validation;
   prompts_ = wanted.dataset_file.empty() ? wanted.prompts : read_captions(wanted.dataset_file);
   if (!has_ffmpeg(context)) {
@@ -161,6 +163,35 @@ bool Validation::is_due(int64_t step) const {
   return step == 0 ? wanted.run_at_start : step % wanted.every_steps == 0;
 }
 
+pipelines::VideoRequest Validation::request_of(int64_t step, const std::string& name) const {
+  pipelines::VideoRequest request;
+  if (context_.mesh.world->rank() == 0) {
+    const Path folder = folder_ / str("step_", step);
+    std::filesystem::create_directories(folder);
+    request.video = folder / (name + extension_);
+    request.contact_sheet = folder / (name + ".png");
+    request.sheet_columns = kSheetColumns;
+    request.sheet_rows = kSheetRows;
+  }
+  return request;
+}
+
+void Validation::show_previews(int64_t step, Made& made) const {
+  if (!previews_ || context_.mesh.world->rank() != 0) {
+    return;
+  }
+  for (const auto& [name, latents] : previews_()) {
+    const Json facts = {{"training_step", step}};
+    pipelines::VideoRequest request = request_of(step, name);
+    request.metadata = facts.dump();
+    samplings_.front()->videos->show(latents.narrow(0, 0, 1), request,
+                                     {.stop = context_.watch.stop, .on_progress = {}});
+    Json entry = {{"file", name + extension_}};
+    entry.update(facts);
+    made.videos.push_back(std::move(entry));
+  }
+}
+
 void Validation::make_one(const Sampling& sampling,
                           int64_t step,
                           std::size_t prompt,
@@ -169,17 +200,11 @@ void Validation::make_one(const Sampling& sampling,
   const int64_t seed = *sampling.settings.seed + static_cast<int64_t>(prompt);
   const std::string name = str("validation_step_", step, "_inference_steps_",
                                *sampling.settings.steps, "_video_", prompt);
-  const Path folder = folder_ / str("step_", step);
   const Json facts = {{"prompt", prompts_[prompt]}, {"seed", seed}, {"training_step", step}};
-  pipelines::VideoRequest request{.prompt = prompts_[prompt], .seed = seed};
-  if (world.rank() == 0) {
-    std::filesystem::create_directories(folder);
-    request.video = folder / (name + extension_);
-    request.contact_sheet = folder / (name + ".png");
-    request.sheet_columns = kSheetColumns;
-    request.sheet_rows = kSheetRows;
-    request.metadata = facts.dump();
-  }
+  pipelines::VideoRequest request = request_of(step, name);
+  request.prompt = prompts_[prompt];
+  request.seed = seed;
+  request.metadata = facts.dump();
   // Ranks that share a network must not leave it one by one.
   const Watch watch{.stop = world.size() == 1 ? context_.watch.stop : std::stop_token(),
                     .on_progress = {}};
@@ -217,6 +242,14 @@ training::Metrics Validation::make(int64_t step, training::Ema* ema) {
     }
     sampling->videos->release();
   }
+  try {
+    show_previews(step, made);
+  } catch (const Stopped&) {
+    return {};
+  } catch (const std::exception& error) {
+    context_.on_note(str("validation of step ", step, ": predictions: ", error.what()));
+  }
+  samplings_.front()->videos->release();
   if (made.videos.empty()) {
     return {};
   }
@@ -234,11 +267,12 @@ training::Metrics Validation::make(int64_t step, training::Ema* ema) {
 
 std::unique_ptr<Validation> make_validation(const TrainContext& context,
                                             const RoleNetwork& student,
-                                            const TrainData& data) {
+                                            const TrainData& data,
+                                            Previews previews) {
   if (context.recipe.callbacks.validation.every_steps == 0) {
     return nullptr;
   }
-  return std::make_unique<Validation>(context, student, data);
+  return std::make_unique<Validation>(context, student, data, std::move(previews));
 }
 
 }  // namespace fastwan::cli

@@ -4,11 +4,16 @@
 //   validation_step_<S>_inference_steps_<K>_video_<i>.mp4   frames as .safetensors without ffmpeg
 //   validation_step_<S>_inference_steps_<K>_video_<i>.png   contact sheet
 //   videos.json                                             prompts, seeds, digests of the latents
-// Video i has seed training.data.seed + i each time, so steps compare; up to rounding it is what
-// `fastwan generate` makes with that seed from weights exported at the step.
+// and, with training.tracker.log_visualization, of the first sample of a distillation's last
+// student update generator_pred_video, fake_score_pred_video and real_score_pred_video: x^, x_F and
+// x_R. x_R should look sharper than x^, x_F like it. Video i has seed training.data.seed + i each
+// time, so steps compare; up to rounding it is what `fastwan generate` makes with that seed from
+// weights exported at the step.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,11 +28,17 @@
 
 namespace fastwan::cli {
 
+// Normalised latents [b, C, T, H, W] by the name of their video; empty before there are any.
+using Previews = std::function<std::map<std::string, at::Tensor>()>;
+
 class Validation {
  public:
   // Reads the prompts and encodes them: the text encoder comes and goes before training takes its
   // memory. `context` must outlive it. InvalidInput for prompts or sizes that cannot be.
-  Validation(const TrainContext& context, const RoleNetwork& student, const TrainData& data);
+  Validation(const TrainContext& context,
+             const RoleNetwork& student,
+             const TrainData& data,
+             Previews previews);
 
   bool is_due(int64_t step) const;
 
@@ -48,11 +59,15 @@ class Validation {
   };
   void add_sampling(config::Generate settings);
   void make_one(const Sampling& sampling, int64_t step, std::size_t prompt, Made& made) const;
+  void show_previews(int64_t step, Made& made) const;
+  // Files of this name for the first rank, none for others.
+  pipelines::VideoRequest request_of(int64_t step, const std::string& name) const;
 
   const TrainContext& context_;
   Path folder_;  // of all validations of the run
   layout::ModelFolder model_;
   std::shared_ptr<training::Network> student_;
+  Previews previews_;
   std::vector<std::string> prompts_;
   std::string extension_ = ".mp4";
   std::vector<std::unique_ptr<Sampling>> samplings_;
@@ -61,6 +76,7 @@ class Validation {
 // Null where the recipe wants none.
 std::unique_ptr<Validation> make_validation(const TrainContext& context,
                                             const RoleNetwork& student,
-                                            const TrainData& data);
+                                            const TrainData& data,
+                                            Previews previews);
 
 }  // namespace fastwan::cli

@@ -131,6 +131,35 @@ TEST_P(WanVaeGolden, InBf16IsAsNearToFp32AsDiffusersIs) {
   }
 }
 
+// posterior() and reconstruct() take the whole clip at once; with gradients they take other paths
+// than without. 15 frames count as 13.
+TEST_P(WanVaeGolden, TheWholeClipGivesWhatItsChunksGive) {
+  const Golden golden("vae", GetParam());
+  const WanVaeConfig config = config_of(golden);
+  WanVae vae(config);
+  testing::fill_golden_weights(vae, GetParam());
+  const std::vector<int64_t> pixels = sizes_of(golden, "pixels");
+  const std::vector<int64_t> latent = sizes_of(golden, "latent_size");
+  for (const bool wants_gradient : {false, true}) {
+    const at::AutoGradMode mode(wants_gradient);
+    for (const int64_t frames : {1, 5, 13, 15}) {
+      const at::Tensor video = golden_tensor(GetParam(), str("whole", frames),
+                                             {2, 3, frames, pixels[0], pixels[1]}, 0.0, 0.5);
+      const LatentPosterior whole = vae.posterior(video), chunked = vae.encode(video);
+      EXPECT_TRUE(is_close(whole.mean.detach(), chunked.mean, kModelFp32)) << frames;
+      EXPECT_TRUE(is_close(whole.logvar.detach(), chunked.logvar, kModelFp32)) << frames;
+    }
+    for (const int64_t frames : {1, 2, 5}) {
+      const at::Tensor latents =
+          golden_tensor(GetParam(), str("whole-latents", frames),
+                        {2, config.z_dim, frames, latent[0], latent[1]}, 0.0, 0.3);
+      EXPECT_TRUE(
+          is_close(vae.reconstruct(latents).detach().clamp(-1, 1), vae.decode(latents), kModelFp32))
+          << frames;
+    }
+  }
+}
+
 // Negative control: a comparison that cannot see the order of frames would prove nothing.
 TEST_P(WanVaeGolden, ADecoderFedItsFramesBackwardsIsFoundOut) {
   const Golden golden("vae", GetParam());

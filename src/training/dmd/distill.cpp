@@ -48,6 +48,7 @@ Distill::Distill(DistillRoles roles, DistillOptions options)
   if (options_.rollout == Rollout::kData) {
     options_.steps.shared_slots = 1;  // every rank runs one forward whatever its step is
   }
+  set_sparsity(1);  // a validation may come before the first iteration
 }
 
 std::vector<std::string> Distill::updates(int64_t step) const {
