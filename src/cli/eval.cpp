@@ -1,4 +1,4 @@
-// `fastwan eval`: what can be measured, and one set of videos against another.
+// `fastwan eval`: what can be measured, of one set of videos or against another.
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -85,7 +85,7 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
   if (!words.empty() && words[0] == "experiment") {
     return run_eval_experiment(program, {words.begin() + 1, words.end()});
   }
-  CLI::App app("Videos measured against other videos: `list` the metrics, or `run`", "eval");
+  CLI::App app("Videos measured, alone or against others: `list` the metrics, or `run`", "eval");
   app.footer(
       "`fastwan eval experiment --help`: the rows and gates of an experiment on procedural clips");
   constexpr int kWords = 100;  // more than fit, so that the message is ours
@@ -99,7 +99,10 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
                  "folder of mp4, mov, mkv, webm, safetensors with `frames`, folders of png; or one "
                  "safetensors file")
       ->type_name("PATH");
-  app.add_option("--reference", reference, "the same, what to compare with")->type_name("PATH");
+  app.add_option("--reference", reference,
+                 "the same, what to compare with; flicker, and attributes of clips with codes, do "
+                 "without")
+      ->type_name("PATH");
   app.add_option("--metrics", metrics, "names with commas between them; `eval list` shows them")
       ->type_name("LIST")
       ->capture_default_str();
@@ -124,8 +127,10 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
     throw InvalidInput(Code::kUsage, str("eval knows `list`, `run` and `experiment`, got ",
                                          action.empty() ? "neither" : escape_control(action[0])));
   }
-  if (videos.empty() || reference.empty()) {
-    throw InvalidInput(Code::kUsage, "eval run needs --videos PATH and --reference PATH");
+  if (videos.empty()) {
+    throw InvalidInput(
+        Code::kUsage,
+        "eval run needs --videos PATH, and --reference PATH for metrics that compare");
   }
   if (fps < 0 || fps > 1000) {
     throw InvalidInput(Code::kBadValue,

@@ -7,7 +7,7 @@
 namespace fastwan::eval {
 
 enum class Needs {
-  kVideos,    // each set by itself
+  kVideos,    // each set by itself; a reference adds its own figure
   kPairs,     // videos of equal names in both sets
   kFeatures,  // feature vectors of both sets
 };

@@ -41,6 +41,17 @@ bool asks(const Asked& asked, Needs needs) {
   });
 }
 
+void require_no_reference(const Asked& asked, Needs needs, const char* why) {
+  for (const MetricInfo& metric : kMetrics) {
+    if (metric.needs == needs && asked.contains(metric.name)) {
+      throw InvalidInput(
+          Code::kUsage, str("--metrics ", metric.name, " ", why,
+                            ": add --reference PATH. Without one there are flicker, and attributes "
+                            "where the videos' files hold `codes`"));
+    }
+  }
+}
+
 Asked checked_metrics(const RunRequest& request) {
   Asked asked;
   std::vector<std::string> known;
@@ -65,6 +76,9 @@ Asked checked_metrics(const RunRequest& request) {
         "frechet, kid, precision, recall, coverage and wasserstein compare features. "
         "Say --features FILE: weights of the feature net, or `videos` [n, d] and "
         "`reference` [m, d] made elsewhere");
+  }
+  if (request.reference.empty()) {
+    require_no_reference(asked, Needs::kPairs, "compares videos of equal names");
   }
   return asked;
 }
@@ -129,10 +143,20 @@ class Runner {
         watch_(watch),
         on_note_(on_note),
         asked_(checked_metrics(request)),
-        videos_(request.videos, {request.venvs, request.fps, watch.stop}),
-        reference_(request.reference, {request.venvs, request.fps, watch.stop}) {
+        videos_(request.videos, {request.venvs, request.fps, watch.stop}) {
+    if (!request.reference.empty()) {
+      reference_.emplace(request.reference,
+                         VideoSetOptions{request.venvs, request.fps, watch.stop});
+    }
     if (asks(asked_, Needs::kFeatures)) {
       features_ = open_features(request);
+      if (features_.net && !reference_) {
+        require_no_reference(asked_, Needs::kFeatures,
+                             "compares with the features of other videos");
+      }
+    }
+    if (has("attributes") && !reference_) {
+      require_codes();
     }
   }
 
@@ -140,6 +164,7 @@ class Runner {
 
  private:
   bool has(std::string_view metric) const { return asked_.contains(metric); }
+  void require_codes() const;
   Pass look_at(const VideoSet& set, const char* stage);
   void compare_pairs();
   void compare_features(const Pass& videos, const Pass& reference);
@@ -150,10 +175,30 @@ class Runner {
   const Watch& watch_;
   const std::function<void(const std::string&)>& on_note_;
   Asked asked_;
-  VideoSet videos_, reference_;
+  VideoSet videos_;
+  std::optional<VideoSet> reference_;  // none: no asked metric compares
   FeatureSource features_;
   Json document_;
 };
+
+// There is no reference: attributes are held against what the clips were asked for, or nothing.
+void Runner::require_codes() const {
+  int64_t without = 0;
+  for (int64_t i = 0; i < videos_.size(); ++i) {
+    without += videos_.wanted(i) ? 0 : 1;
+  }
+  if (without == videos_.size()) {
+    throw InvalidInput(
+        Code::kUsage,
+        str("--metrics attributes has nothing to hold ", request_.videos.string(),
+            " against: add --reference PATH with videos of the same names, or `codes` [N] (int64), "
+            "what each clip was asked for, beside `frames` in the safetensors files"));
+  }
+  if (without > 0) {
+    on_note_(str("attributes: ", without, " of ", videos_.size(),
+                 " videos have no codes and are left out"));
+  }
+}
 
 // Every video once, except what pairs want.
 Pass Runner::look_at(const VideoSet& set, const char* stage) {
@@ -210,12 +255,12 @@ void Runner::compare_pairs() {
   for (int64_t i = 0; i < videos_.size(); ++i) {
     watch_.throw_if_stopped();
     const std::string& name = videos_.name(i);
-    const auto partner = reference_.find(name);
+    const auto partner = reference_->find(name);
     if (!partner) {
       unpaired.push_back(name);
       continue;
     }
-    const at::Tensor video = videos_.frames(i), reference = reference_.frames(*partner);
+    const at::Tensor video = videos_.frames(i), reference = reference_->frames(*partner);
     if (video.sizes() != reference.sizes()) {
       throw InvalidInput(
           Code::kSizeMismatch,
@@ -242,7 +287,7 @@ void Runner::compare_pairs() {
         Code::kBadMedia,
         str("psnr, ssim and mse compare videos of equal names, and ", request_.videos.string(),
             " and ", request_.reference.string(), " share none; the first are ", videos_.name(0),
-            " and ", reference_.name(0)));
+            " and ", reference_->name(0)));
   }
   for (const Measure& measure : kMeasures) {
     if (has(measure.name)) {
@@ -336,8 +381,11 @@ void Runner::judge_attributes(const Pass& videos, const Pass& reference) {
 
 void Runner::write(const Pass& videos, const Pass& reference) const {
   Report report("fastwan eval");
-  report.paragraph(str(videos_.size(), " videos of ", request_.videos.string(), " against ",
-                       reference_.size(), " of ", request_.reference.string()));
+  std::string sets = str(videos_.size(), " videos of ", request_.videos.string());
+  if (reference_) {
+    sets += str(" against ", reference_->size(), " of ", request_.reference.string());
+  }
+  report.paragraph(sets);
   std::vector<std::vector<std::string>> rows;
   std::vector<Bar> shares;
   const auto cell = [](const Json& entry, const char* key) {
@@ -372,7 +420,9 @@ void Runner::write(const Pass& videos, const Pass& reference) const {
   for (const auto& [name, sheet] : videos.sheets) {
     report.picture(name, sheet);
   }
-  report.heading("Reference");
+  if (reference_) {
+    report.heading("Reference");
+  }
   for (const auto& [name, sheet] : reference.sheets) {
     report.picture(name, sheet);
   }
@@ -382,17 +432,22 @@ void Runner::write(const Pass& videos, const Pass& reference) const {
 Json Runner::run() {
   const at::NoGradGuard no_grad;
   document_ = {{"videos", {{"path", request_.videos.string()}, {"count", videos_.size()}}},
-               {"reference", {{"path", request_.reference.string()}, {"count", reference_.size()}}},
+               {"reference", nullptr},
                {"features", nullptr},
                {"metrics", Json::object()}};
+  if (reference_) {
+    document_["reference"] = {{"path", request_.reference.string()}, {"count", reference_->size()}};
+  }
   const Pass videos = look_at(videos_, "videos");
-  const Pass reference = look_at(reference_, "reference");
+  const Pass reference = reference_ ? look_at(*reference_, "reference") : Pass{};
   if (asks(asked_, Needs::kPairs)) {
     compare_pairs();
   }
   if (has("flicker")) {
     document_["metrics"]["flicker"] = summary(videos.flicker);
-    document_["metrics"]["flicker"]["floor"] = mean_and_std(reference.flicker).mean;
+    if (reference_) {
+      document_["metrics"]["flicker"]["floor"] = mean_and_std(reference.flicker).mean;
+    }
   }
   if (asks(asked_, Needs::kFeatures)) {
     compare_features(videos, reference);

@@ -1,4 +1,4 @@
-// `eval run`: one set of videos measured against another.
+// `eval run`: one set of videos, measured against another where a metric compares.
 #pragma once
 
 #include <functional>
@@ -14,7 +14,8 @@
 namespace fastwan::eval {
 
 struct RunRequest {
-  Path videos, reference;            // as VideoSet takes them
+  Path videos;                       // as VideoSet takes it
+  Path reference;                    // the same; empty: none, for metrics that need videos alone
   std::vector<std::string> metrics;  // names of metrics.h
   // safetensors: the weights of models::ShapeFeatures; or features made elsewhere, `videos` [n, d]
   // and `reference` [m, d]. Needed by metrics of features alone.
@@ -26,11 +27,13 @@ struct RunRequest {
 };
 
 // Returns
-//   {"videos": {"path", "count"}, "reference": {...}, "features": {...} or null,
+//   {"videos": {"path", "count"}, "reference": {...} or null, "features": {...} or null,
 //    "metrics": {name: {...}}, "pairs": [{"name", ...}], "unpaired": [...]}
 // Features' metrics also say what they give for two halves of the reference: the floor of what can
 // be told at that number of videos. Stages of `watch`: videos, reference, distances. InvalidInput
-// bad_value: an unknown metric, features asked for without a file; bad_media: no pair of one name.
+// bad_value: an unknown metric, features asked for without a file; usage: a metric
+// that compares, without a reference, and attributes without that or codes; bad_media: no pair of
+// one name.
 Json run(const RunRequest& request,
          const Watch& watch,
          const std::function<void(const std::string&)>& on_note);

@@ -124,6 +124,46 @@ TEST_F(Folders, AttributesAreHeldAgainstCodes) {
   EXPECT_EQ(found["background"]["value"], 1);
 }
 
+TEST_F(Folders, WithoutAReferenceVideosAloneAreMeasured) {
+  const Clips set = clips(0, 3);
+  save(videos_, set);
+  save(reference_, clips(50, 3));
+  const Json with = run_with({"flicker", "attributes"});
+  reference_.clear();
+  output_ = temp_.where() / "report";
+  const Json without = run_with({"flicker", "attributes"});
+  EXPECT_EQ(without["metrics"]["attributes"], with["metrics"]["attributes"]);
+  EXPECT_EQ(without["metrics"]["flicker"]["value"], with["metrics"]["flicker"]["value"]);
+  EXPECT_TRUE(with["metrics"]["flicker"].contains("floor"));
+  EXPECT_FALSE(without["metrics"]["flicker"].contains("floor"));
+  EXPECT_TRUE(without["reference"].is_null());
+  EXPECT_EQ(read_file(output_ / "report.html").find("Reference"), std::string::npos);
+  EXPECT_TRUE(notes_.empty());
+}
+
+TEST_F(Folders, WithoutAReferenceClipsWithoutCodesAreLeftOutOfAttributesAndSaid) {
+  videos_ = temp_.where() / "some";
+  std::filesystem::create_directory(videos_);
+  save(videos_ / "asked.safetensors", clips(0, 2));
+  models::save_tensors(videos_ / "found.safetensors", {{"frames", clips(2, 1).frames}});
+  reference_.clear();
+  EXPECT_EQ(run_with({"attributes"})["metrics"]["attributes"]["count"], 2);
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("1 of 3 videos have no codes"), std::string::npos) << notes_[0];
+}
+
+TEST_F(Folders, WhatNeedsAReferenceIsNamed) {
+  models::save_tensors(videos_, {{"frames", clips(0, 1).frames}});
+  reference_.clear();
+  EXPECT_EQ(code_of([&] { run_with({"flicker", "ssim"}); }, "--metrics ssim"), Code::kUsage);
+  EXPECT_EQ(code_of([&] { run_with({"attributes"}); }, "`codes` [N]"), Code::kUsage);
+  models::ShapeFeatures net;
+  net.initialise(3);
+  const Path weights = temp_.where() / "net.safetensors";
+  models::save_shape_features(weights, net);
+  EXPECT_EQ(code_of([&] { run_with({"kid"}, weights); }, "--metrics kid"), Code::kUsage);
+}
+
 TEST_F(Folders, FeaturesOfTheNetCompareSets) {
   save(videos_, clips(0, 14));
   save(reference_, clips(100, 14));
@@ -159,6 +199,8 @@ TEST_F(Folders, FeaturesMadeElsewhereAreTakenAsTheyAre) {
   EXPECT_NEAR(document["metrics"]["frechet"]["value"].get<double>(), 4.0, 0.6);
   EXPECT_LT(document["metrics"]["frechet"]["floor"].get<double>(), 0.2);
   EXPECT_TRUE(notes_.empty());
+  reference_.clear();  // its features are at hand
+  EXPECT_EQ(run_with({"frechet"}, file)["metrics"], document["metrics"]);
 }
 
 TEST_F(Folders, MistakesAreNamed) {

@@ -34,6 +34,24 @@ def test_run_measures_pairs_of_a_folder_and_writes_a_report(fastwan, tmp_path):
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
 
 
+def test_metrics_of_videos_alone_need_no_reference(fastwan, tmp_path):
+    (tmp_path / "a").mkdir()
+    save_file({"frames": clip(1)}, tmp_path / "a" / "x.safetensors")
+    run = fastwan("eval", "run", "--videos", "a", "--metrics", "flicker", "-o", "out", "--json")
+    assert run.status == 0, run
+    document = json.loads(run.out)
+    frames = clip(1).astype(float)
+    wanted = numpy.abs(frames[2:] - 2 * frames[1:-1] + frames[:-2]).mean()
+    assert abs(document["metrics"]["flicker"]["value"] - wanted) < 1e-5 * wanted
+    assert document["reference"] is None and "floor" not in document["metrics"]["flicker"]
+    table = fastwan("eval", "run", "--videos", "a", "--metrics", "flicker")
+    assert table.status == 0 and "flicker" in table.out, table
+    save_file({"frames": clip(1)[None], "codes": numpy.zeros(1, numpy.int64)}, tmp_path / "coded.safetensors")
+    coded = fastwan("eval", "run", "--videos", "coded.safetensors", "--metrics", "attributes,flicker", "--json")
+    assert coded.status == 0, coded
+    assert json.loads(coded.out)["metrics"]["attributes"]["against"] == "codes"
+
+
 def test_run_reads_what_generate_writes(fastwan, tmp_path):
     (tmp_path / "v").mkdir()
     assert fastwan(*small("-o", tmp_path / "v" / "clip.mp4", "--save-frames", tmp_path / "clip.safetensors")).status == 0
@@ -50,6 +68,9 @@ def test_mistakes_have_codes(fastwan, tmp_path):
     for words, status, message in (
             (["eval"], 2, "list"), (["eval", "walk"], 2, "walk"), (["eval", "run"], 2, "--videos"),
             (["eval", "run", "--videos", "a", "--reference", "none"], 4, "does not exist"),
+            (["eval", "run", "--videos", "a"], 2, "--metrics psnr compares videos of equal names: add --reference"),
+            (["eval", "run", "--videos", "a", "--metrics", "flicker,mse"], 2, "--metrics mse"),
+            (["eval", "run", "--videos", "a", "--metrics", "attributes"], 2, "`codes`"),
             (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "vmaf"], 2, "vmaf"),
             (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "kid"], 2, "--features"),
             (["eval", "run", "--videos", "a", "--reference", "a", "--fps", "-1"], 2, "--fps")):
