@@ -48,11 +48,41 @@ def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     entry = progress(tmp_path, "features")
     assert entry["status"] == "done" and entry["chunks"] == 1 and entry["metrics"]["train_loss"] > 0
 
-    again = tool(tmp_path, "--stage", "text", "features")
+    again = tool(tmp_path, "--stage", "text", "features", *settings(training__loop__max_train_steps=3))
     assert again.returncode == 0 and again.stdout.count("(kept)") == 2
     assert progress(tmp_path, "features") == entry
     listed = tool(tmp_path, "--list")
     assert "needs teacher, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
+
+
+def test_a_finished_stage_whose_recipe_has_changed_is_refused_until_it_is_accepted(tmp_path):
+    words = ["--stage", "features"]
+    was, now = settings(training__loop__max_train_steps=3), settings(training__loop__max_train_steps=4)
+    assert tool(tmp_path, *words, *was).returncode == 0
+    made = progress(tmp_path, "features")
+    assert len(made["recipe_sha256"]) == 64
+
+    changed = tool(tmp_path, *words, *now)
+    assert changed.returncode == 2 and "has changed since" in changed.stderr, changed
+    assert str(tmp_path / "runs/tiny-shapes-ci/features") in changed.stderr and "--keep" in changed.stderr
+    assert "(kept)" not in changed.stdout and progress(tmp_path, "features") == made
+    refused = tool(tmp_path, *words, "--set", "training.optimizer.learning_rat=1")
+    assert refused.returncode == 2 and "learning_rat" in refused.stderr, refused
+
+    for extra in (["--keep"], []):  # accepted once, accepted from then on
+        kept = tool(tmp_path, *words, *now, *extra)
+        assert kept.returncode == 0 and "(kept)" in kept.stdout, kept
+    assert progress(tmp_path, "features")["recipe_sha256"] == made["recipe_sha256"]
+    assert tool(tmp_path, *words, *was).returncode == 0
+    assert tool(tmp_path, *words, *settings(training__loop__max_train_steps=5)).returncode == 2
+
+
+def test_a_stage_finished_before_digests_were_kept_counts_as_unchanged(tmp_path):
+    folder = tmp_path / "runs/tiny-shapes-ci/features"
+    (folder / "export").mkdir(parents=True)
+    (folder / "progress.json").write_text(json.dumps({"stage": "features", "status": "done", "seconds": 1, "chunks": 1}))
+    run = tool(tmp_path, "--stage", "features", *settings(training__loop__max_train_steps=4))
+    assert run.returncode == 0 and "(kept)" in run.stdout, run
 
 
 def test_a_budget_that_is_over_starts_nothing(tmp_path):
