@@ -25,7 +25,8 @@ Shown from_foreign(std::string_view what) {
   };
   if (has("out of memory") || has("can't allocate memory") || has("DefaultCPUAllocator")) {
     return {Code::kOutOfMemory,
-            "not enough memory for this size. Try fewer frames, a smaller size, --offload layer or "
+            "not enough memory for this size. Try fewer frames, a smaller size or batch, --offload "
+            "layer or "
             "--vae-tiling; "
             "`fastwan plan` shows what each stage needs"};
   }

@@ -241,11 +241,16 @@ int run_synth(const Program& program, const Words& words) {
   config::Generate settings;
   SettingFlags flags(app, settings);
   std::string out, shard = "0/1";
-  int64_t samples_per_file = 64;
+  int64_t samples_per_file = 64, batch = 0;
   bool json = false;
   app.add_option("--out", out, "folder for combined_parquet_dataset/")->group("Rows");
-  app.add_option("--shard", shard, "i/n: part i of n; the rows do not depend on n")->group("Rows");
+  app.add_option("--shard", shard, "i/n: part i of n; the rows depend on n by rounding at most")
+      ->group("Rows");
   app.add_option("--samples-per-file", samples_per_file, "rows of a Parquet file")->group("Rows");
+  app.add_option("--batch", batch,
+                 "clips sampled at once; 0: 1 on the CPU, on a GPU as many as fill it and fit, at "
+                 "most 64. Rows depend on it by rounding at most; a run may go on with another")
+      ->group("Rows");
   app.add_flag("--json", json, "the result as one JSON document on stdout")->group("Rows");
   const Arguments arguments = prepare(with_generate_names(without_prefix(words)));
   if (!parse(app, arguments.words)) {
@@ -255,6 +260,7 @@ int run_synth(const Program& program, const Words& words) {
   read_sources(settings, "", arguments.overrides);
   require_path("--out", out);
   require_range("--samples-per-file", static_cast<double>(samples_per_file), 1, 1e6);
+  require_range("--batch", static_cast<double>(batch), 0, 1024);
   if (settings.image.is_set || *settings.rng == config::Rng::kTorch) {
     throw InvalidInput(Code::kConflict, "synth takes neither --image nor --rng torch");
   }
@@ -281,6 +287,7 @@ int run_synth(const Program& program, const Words& words) {
        .output = out,
        .shard = parse_shard(shard),
        .samples_per_file = samples_per_file,
+       .batch = batch,
        .watch = watch,
        .on_note = [&progress](const std::string& note) { progress.say("note: " + note); }});
   progress.end_job();

@@ -61,6 +61,7 @@ struct SynthCall {
   Path output;
   Shard shard;
   int64_t samples_per_file = 64;
+  int64_t batch = 0;  // 0: chosen by device
   const Watch& watch;
   std::function<void(const std::string&)> on_note;
 };

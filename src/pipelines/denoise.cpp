@@ -26,7 +26,7 @@ diffusion::SigmaSchedule schedule_of(config::SigmaSchedule schedule) {
   }
 }
 
-// The velocity of one video: which expert, with which guidance, at which timesteps.
+// The velocity of one or more videos: which expert, with which guidance, at which timesteps.
 class Velocity {
  public:
   Velocity(const config::Generate& settings,
@@ -41,7 +41,7 @@ class Velocity {
       plan_ = components_.transformer(expert, watch_).plan_for(x.sizes(), x.device());
     }
     hear(expert);
-    const at::Tensor times = timesteps(timestep, x.device());
+    const at::Tensor times = timesteps(timestep, x);
     const at::Tensor conditional =
         forward(expert, {.latents = x, .timestep = times, .text = text_.prompt});
     const double scale =
@@ -70,12 +70,13 @@ class Velocity {
       return;
     }
     const auto heard = [&](const at::Tensor& encoded) {
-      const at::Tensor here = encoded.to(components_.options().device);  // [1, L, text_dim]
+      const at::Tensor here = encoded.to(components_.options().device);  // [B, L, text_dim]
       return components_.lent() ? here : components_.transformer(expert, watch_).embed_text(here);
     };
     text_.prompt = heard(in_.text.prompt);
     if (in_.text.negative.defined()) {
-      text_.negative = heard(in_.text.negative);
+      text_.negative = heard(in_.text.negative);  // [1, L, D] -> [B, L, D]
+      text_.negative = text_.negative.expand({text_.prompt.size(0), -1, -1});
     }
     heard_by_ = expert;
   }
@@ -85,10 +86,10 @@ class Velocity {
                               : components_.velocity(expert, in, *plan_, watch_);
   }
 
-  at::Tensor timesteps(double timestep, at::Device device) const {
+  at::Tensor timesteps(double timestep, const at::Tensor& x) const {
     return in_.first_frame.defined()
-               ? first_frame_timesteps(timestep, *plan_, device)
-               : at::full({1}, timestep, at::TensorOptions(at::kFloat).device(device));
+               ? first_frame_timesteps(timestep, *plan_, x.device())
+               : at::full({x.size(0)}, timestep, at::TensorOptions(at::kFloat).device(x.device()));
   }
 
   const config::Generate& settings_;
@@ -97,8 +98,19 @@ class Velocity {
   const Watch& watch_;
   std::optional<ops::AttentionPlan> plan_;
   std::optional<Expert> heard_by_;
-  TextEmbeddings text_;  // [1, L, D] in the expert's width; a lent transformer embeds them itself
+  TextEmbeddings text_;  // [B, L, D] in the expert's width; a lent transformer embeds them itself
 };
+
+// The name of the first video of x [B, ...] that is not finite, ready for the start of a message.
+std::string first_bad(const at::Tensor& x, const std::vector<std::string>& names) {
+  const at::Tensor is_whole = at::isfinite(x).flatten(1).all(1).cpu();  // [B]
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (!is_whole[static_cast<int64_t>(i)].item<bool>()) {
+      return names[i] + ": ";
+    }
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -112,13 +124,15 @@ at::Tensor denoise(const config::Generate& settings,
                    const Watch& watch) {
   invariant(!components.lent() || !in.first_frame.defined(),
             "a lent transformer makes video from text alone");
+  invariant(!in.first_frame.defined() || in.text.prompt.size(0) == 1,
+            "one video at a time grows from a first frame");
   Velocity velocity(settings, components, in, watch);
   const diffusion::Denoiser denoiser = [&](const at::Tensor& x, const diffusion::NoiseLevel& level,
                                            int64_t) { return velocity(x, level.timestep); };
   const diffusion::OnStep on_step = [&](int64_t done, int64_t total, const at::Tensor& x0) {
     if (!at::isfinite(x0).all().item<bool>()) {
       throw InvalidInput(Code::kNonFinite,
-                         str("denoising step ", done, " of ", total,
+                         str(first_bad(x0, in.names), "denoising step ", done, " of ", total,
                              " gave NaN or infinity. Are the weights whole? --dit-precision fp32 "
                              "tells overflow from damage"));
     }
@@ -129,7 +143,7 @@ at::Tensor denoise(const config::Generate& settings,
   if (in.first_frame.defined()) {
     impose = [&in](const at::Tensor& x) { return impose_first_frame(x, in.first_frame); };
   }
-  const at::Tensor noise = in.noise.initial().to(components.options().device);  // [1, C, T, H, W]
+  const at::Tensor noise = in.noise.initial().to(components.options().device);  // [B, C, T, H, W]
   switch (*settings.sampler) {
     case config::Sampler::kDmd:
       return diffusion::sample_few_step(

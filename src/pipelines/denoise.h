@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -13,13 +15,17 @@
 
 namespace fastwan::pipelines {
 
+// B videos of one size at once; one wherever there is a first frame.
 struct DenoiseInputs {
-  TextEmbeddings text;
+  TextEmbeddings text;            // prompt [B, L, D], negative [1, L, D], heard by all
   at::Tensor first_frame;         // [1, C, 1, H, W]; undefined: text to video
-  diffusion::NoiseSource& noise;  // of one video
+  diffusion::NoiseSource& noise;  // [B, C, T, H, W] each time
+  // What an error calls each video; empty: nothing, for one video that needs no name.
+  std::vector<std::string> names = {};
 };
 
-// Final normalised latents [1, C, T, H, W]. Stops between steps; non_finite names the step.
+// Final normalised latents [B, C, T, H, W]. Stops between steps; non_finite names the step and the
+// first video with such a number.
 at::Tensor denoise(const config::Generate& settings,
                    Components& components,
                    const DenoiseInputs& in,

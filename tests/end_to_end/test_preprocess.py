@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ import numpy
 import pyarrow.parquet
 import pytest
 from conftest import MODEL, binary, ffmpeg
+from safetensors.numpy import load_file, save_file
 
 SIZE = ["--num-frames", "5", "--max-height", "32", "--max-width", "32", "--train-fps", "8"]
 
@@ -181,6 +183,86 @@ def test_synth_does_not_depend_on_the_number_of_shards_and_resumes(fastwan, tmp_
     assert other.status == 8, other
 
 
+SYNTH = ["preprocess", "synth", "--seed", "11", "--num-frames", "5", "--height", "32", "--width", "32", "--prompts", "prompts.txt"]
+COLOURS = ("red", "blue", "green", "white", "black", "yellow", "dark")
+SAMPLERS = [("unipc", "--sampler", "unipc", "--steps", "4", "--cfg", "3.5", "--negative-prompt", "a square"),
+            ("dmd", "--sampler", "dmd", "--cfg", "1")]
+
+
+def synth_rows(fastwan, out, *extra, model=MODEL):
+    run = fastwan(*SYNTH, "--teacher", model, "--out", out, *extra, "--json")
+    assert run.status == 0, run
+    return json.loads(run.out)
+
+
+def assert_rows_equal_but_for_rounding(got, wanted):
+    """Latents of one model in fp32 in another order of sums: docs/numerics.md, whole pipelines, 1e-4 of the range."""
+    assert [row["id"] for row in got] == [row["id"] for row in wanted]
+    for a, b in zip(got, wanted):
+        x, y = (array(row, "vae_latent").astype(float) for row in (a, b))
+        assert numpy.abs(x - y).max() <= 1e-4 * (y.max() - y.min()), a["id"]
+        for one in (a, b):
+            one.pop("vae_latent_bytes")
+        assert a == b  # the texts' bytes among them
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=[name for name, *_ in SAMPLERS])
+def test_synth_rows_of_a_batch_are_those_of_single_clips(fastwan, tmp_path, sampler):
+    (tmp_path / "prompts.txt").write_text("".join(f"a {colour} circle\n" for colour in COLOURS))  # 3 + 3 + 1
+    settings = ["--samples-per-file", "2", *sampler[1:]]
+    synth_rows(fastwan, "single", *settings, "--batch", "1")
+    synth_rows(fastwan, "default", *settings, "--device", "cpu")
+    single = rows_in(tmp_path / "single")
+    assert rows_in(tmp_path / "default") == single
+    assert synth_rows(fastwan, "three", *settings, "--batch", "3")["rows"] == len(COLOURS)
+    assert_rows_equal_but_for_rounding(rows_in(tmp_path / "three"), rows_in(tmp_path / "single"))
+    for shard in range(2):  # 4 and 3 rows: batches of 3, 1 and of 3
+        synth_rows(fastwan, "shards", *settings, "--batch", "3", "--shard", f"{shard}/2")
+    assert_rows_equal_but_for_rounding(rows_in(tmp_path / "shards"), rows_in(tmp_path / "single"))
+    latents = [array(row, "vae_latent").astype(float) for row in single]
+    for i, a in enumerate(latents):  # what the tolerance must tell apart
+        for b in latents[:i]:
+            assert numpy.abs(a - b).max() > 0.1 * (a.max() - a.min())
+
+
+def test_synth_goes_on_in_the_middle_with_another_batch(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"a {colour} circle\n" for colour in COLOURS))
+    settings = ["--samples-per-file", "2", *SAMPLERS[0][1:]]
+    synth_rows(fastwan, "out", *settings, "--batch", "3")
+    before, folder = rows_in(tmp_path / "out"), tmp_path / "out/combined_parquet_dataset/worker_0"
+    for number in (1, 2, 3):
+        (folder / f"data_chunk_0000{number}.parquet").unlink()
+    report = synth_rows(fastwan, "out", *settings, "--batch", "2")  # rows 2 to 6: 2 + 2 + 1
+    assert (report["rows"], report["rows_found"]) == (7, 2)
+    after = rows_in(tmp_path / "out")
+    assert after[:2] == before[:2]
+    assert_rows_equal_but_for_rounding(after, before)
+
+
+def test_synth_names_the_one_prompt_of_a_batch_that_gives_no_clip(fastwan, tmp_path):
+    # Finite weights with which one word's embedding overflows: its token is all in one channel, so that the last norm makes
+    # 8 of it (the root of 64 channels), and that norm's weight is 6e37 there. Other words stay finite, and the transformer
+    # does not listen to the channel: 0 times it is 0 for them, NaN for that word.
+    shutil.copytree(MODEL, tmp_path / "model")
+    file, other_file = (tmp_path / "model" / name for name in (
+        "text_encoder/model.safetensors", "transformer/diffusion_pytorch_model.safetensors"))
+    weights, transformer = load_file(file), load_file(other_file)
+    vocabulary = [piece for piece, _ in json.loads((MODEL / "tokenizer/tokenizer.json").read_text())["model"]["vocab"]]
+    for piece in ("q", "qu"):  # of "square" and no other word below
+        weights["shared.weight"][vocabulary.index(piece), 0] = 1e18
+    weights["encoder.final_layer_norm.weight"][0] = 6e37
+    transformer["condition_embedder.text_embedder.linear_1.weight"][:, 0] = 0
+    save_file(weights, file, metadata={"format": "pt"})
+    save_file(transformer, other_file, metadata={"format": "pt"})
+    (tmp_path / "prompts.txt").write_text("a red circle\na red triangle\na red square\na blue circle\na blue square\n")
+    run = fastwan(*SYNTH, "--teacher", "model", "--out", "out", "--batch", "4")
+    assert run.status == 6 and "error[non_finite]" in run.err, run
+    assert "prompt-2 (a red square)" in run.err, run
+    assert not any(f"prompt-{other} " in run.err for other in (0, 1, 3, 4)), run
+    (tmp_path / "prompts.txt").write_text("a red circle\na red triangle\n")
+    assert fastwan(*SYNTH, "--teacher", "model", "--out", "whole", "--batch", "4").status == 0
+
+
 BAD = [
     (words("out", "--shard", "2/2"), "bad_value", "--shard"),
     (words("out", path="set", task="i2v")[:-8] + ["--num-frames", "8"], "bad_value", "--num-frames"),
@@ -190,6 +272,8 @@ BAD = [
     (words("out", "--drop-short-ratio", "1.5"), "bad_value", "--drop-short-ratio"),
     (["preprocess", "inspect", "absent"], "not_found", "absent"),
     (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt"], "usage", "--out"),
+    (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt", "--out", "o", "--batch", "-1"], "bad_value", "--batch"),
+    (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt", "--out", "o", "--batch", "1025"], "bad_value", "--batch"),
 ]
 
 

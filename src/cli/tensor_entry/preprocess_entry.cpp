@@ -72,7 +72,8 @@ RowsReport synth(const SynthCall& call) {
                                     {.output = call.output,
                                      .shard = call.shard.index,
                                      .shards = call.shard.count,
-                                     .rows_per_file = call.samples_per_file},
+                                     .rows_per_file = call.samples_per_file,
+                                     .batch = call.batch},
                                     call.watch, call.on_note));
 }
 

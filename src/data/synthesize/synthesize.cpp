@@ -1,9 +1,11 @@
 #include "data/synthesize/synthesize.h"
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 
 #include "base/check.h"
@@ -13,11 +15,15 @@
 #include "data/latents.h"
 #include "data/rows.h"
 #include "diffusion/noise.h"
+#include "diffusion/sample_noise.h"
 #include "io/safetensors.h"
+#include "models/layout/cost.h"
 #include "pipelines/component_options.h"
 #include "pipelines/components.h"
 #include "pipelines/denoise.h"
+#include "pipelines/device.h"
 #include "pipelines/embeddings.h"
+#include "pipelines/memory_plan.h"
 #include "text/prompt_clean.h"
 #include "text/tokenizer.h"
 
@@ -26,27 +32,39 @@ namespace {
 
 constexpr int64_t kGroupRows = 8;
 constexpr int64_t kPromptsAtOnce = 256;  // encoded together, so that encoder and teacher take turns
+constexpr int64_t kMostClips = 64;
+// One forward of one clip of the tiny teacher (288 tokens) takes 1.8 ms on an H200, which is the
+// time of its launches: 64 of them together stay below this number. One clip of a Wan model at 480p
+// (20,000 tokens and more) fills the device for half a second.
+constexpr int64_t kTokensThatFill = 32768;
+
+struct PromptRange {
+  int64_t first = 0, count = 0;
+};
 
 class SynthNoise final : public diffusion::NoiseSource {
  public:
-  SynthNoise(int64_t seed, int64_t prompt, layout::LatentSize size)
-      : seed_(static_cast<uint64_t>(seed)), prompt_(prompt), size_(size) {}
+  SynthNoise(int64_t seed, PromptRange prompts, layout::LatentSize size)
+      : seed_(static_cast<uint64_t>(seed)),
+        slots_(static_cast<std::size_t>(prompts.count)),
+        size_(size) {
+    std::iota(slots_.begin(), slots_.end(), prompts.first);
+  }
 
   at::Tensor initial() override { return draw(0); }
   at::Tensor renoise(int64_t step) override { return draw(step); }
 
  private:
   at::Tensor draw(int64_t step) const {
-    const Philox random(seed_, Stream::kSynth, step, /*slot=*/prompt_);
-    at::Tensor out =
-        at::empty({1, size_.channels, size_.frames, size_.height, size_.width}, at::kFloat);
-    random.fill_normal(/*first_element=*/0,
-                       {out.mutable_data_ptr<float>(), static_cast<std::size_t>(out.numel())});
-    return out;  // [1, C, T, H, W]
+    const at::Tensor like = at::empty({static_cast<int64_t>(slots_.size()), size_.channels,
+                                       size_.frames, size_.height, size_.width},
+                                      at::kFloat);  // [B, C, T, H, W]
+    return diffusion::noise_like(like, {.seed = seed_, .stream = Stream::kSynth, .step = step},
+                                 slots_);
   }
 
   uint64_t seed_;
-  int64_t prompt_;
+  std::vector<int64_t> slots_;  // the prompts' places in the whole list
   layout::LatentSize size_;
 };
 
@@ -90,6 +108,7 @@ class Teacher {
   Teacher(const config::Generate& settings,
           const layout::ModelFolder& model,
           const std::vector<std::string>& prompts,
+          int64_t batch,  // 0: chosen here
           const Watch& watch,
           const Note& on_note)
       : settings_(settings),
@@ -97,16 +116,31 @@ class Teacher {
         prompts_(prompts),
         watch_(watch),
         components_(settings, model, pipelines::component_options(settings, model, on_note)),
-        tokenizer_(text::open_tokenizer(model.tokenizer)) {}
+        tokenizer_(text::open_tokenizer(model.tokenizer)),
+        size_(layout::latent_size(model, *settings.num_frames, *settings.height, *settings.width)),
+        batch_(batch > 0 ? batch : fitting_batch(on_note)) {}
 
-  // Normalised latents [1, C, T, H, W].
-  at::Tensor latents(int64_t number) {
-    SynthNoise noise(
-        *settings_.seed, number,
-        layout::latent_size(model_, *settings_.num_frames, *settings_.height, *settings_.width));
-    return pipelines::denoise(
-        settings_, components_,
-        {.text = embeddings(number), .first_frame = at::Tensor(), .noise = noise}, watch_);
+  int64_t batch() const { return batch_; }
+
+  // Normalised latents [B, C, T, H, W] of consecutive prompts.
+  at::Tensor latents(PromptRange prompts) {
+    SynthNoise noise(*settings_.seed, prompts, size_);
+    std::vector<at::Tensor> texts;  // [1, L, D] each
+    std::vector<std::string> names;
+    for (int64_t number = prompts.first; number < prompts.first + prompts.count; ++number) {
+      texts.push_back(encoded(number));
+      names.push_back(str("prompt-", number, " (",
+                          escape_control(prompts_[static_cast<std::size_t>(number)]), ")"));
+    }
+    const at::Tensor negative = pipelines::uses_guidance(settings_)
+                                    ? encoded_.at(*settings_.negative_prompt)
+                                    : at::Tensor();
+    return pipelines::denoise(settings_, components_,
+                              {.text = {.prompt = at::cat(texts), .negative = negative},
+                               .first_frame = at::Tensor(),
+                               .noise = noise,
+                               .names = names},
+                              watch_);
   }
 
   // Encoder output at the prompt's true length, [L, D] fp32.
@@ -117,24 +151,43 @@ class Teacher {
                                   : text::prompt_clean(prompt);
     const int64_t length =
         text::encode_padded(*tokenizer_, clean, pipelines::text_length(model_)).length;
-    return embeddings(number).prompt[0].narrow(0, 0, length).to(at::kFloat).cpu();
+    return encoded(number)[0].narrow(0, 0, length).to(at::kFloat).cpu();
   }
 
  private:
-  pipelines::TextEmbeddings embeddings(int64_t number) {
-    const bool is_guided = pipelines::uses_guidance(settings_);
-    if (!encoded_.contains(prompts_[static_cast<std::size_t>(number)])) {
-      encode_from(number, is_guided);
+  int64_t fitting_batch(const Note& on_note) const {
+    const pipelines::ComponentOptions& options = components_.options();
+    if (options.device.is_cpu()) {
+      return 1;
     }
-    return {.prompt = encoded_.at(prompts_[static_cast<std::size_t>(number)]),
-            .negative = is_guided ? encoded_.at(*settings_.negative_prompt) : at::Tensor()};
+    const layout::WanDitConfig& dit = model_.transformer_config;
+    const layout::TokenGrid grid = layout::token_grid(dit, size_);
+    const int64_t weights =
+        pipelines::weight_bytes(model_, options.is_gated, options.types).together();
+    const int64_t batch = synth_batch(
+        {.tokens = grid.num_tokens(),
+         .clip_bytes = static_cast<int64_t>(layout::forward_memory(
+             dit, grid, {},
+             static_cast<int64_t>(c10::elementSize(options.types.transformer.compute)))),
+         .spare_bytes = pipelines::free_memory_bytes(options.device) - weights});
+    on_note(str("clips are sampled ", batch, " at a time; --batch says another number"));
+    return batch;
   }
 
-  void encode_from(int64_t number, bool is_guided) {
-    const int64_t end =
-        std::min<int64_t>(static_cast<int64_t>(prompts_.size()), number + kPromptsAtOnce);
+  const at::Tensor& encoded(int64_t number) {
+    const std::string& prompt = prompts_[static_cast<std::size_t>(number)];
+    if (!encoded_.contains(prompt)) {
+      encode_from(number);
+    }
+    return encoded_.at(prompt);
+  }
+
+  // Of whole batches, so that none loses the texts of its first prompts here.
+  void encode_from(int64_t number) {
+    const int64_t count = (kPromptsAtOnce + batch_ - 1) / batch_ * batch_;
+    const int64_t end = std::min<int64_t>(static_cast<int64_t>(prompts_.size()), number + count);
     std::vector<std::string> texts(prompts_.begin() + number, prompts_.begin() + end);
-    if (is_guided) {
+    if (pipelines::uses_guidance(settings_)) {
       texts.push_back(*settings_.negative_prompt);
     }
     std::sort(texts.begin(), texts.end());
@@ -150,6 +203,8 @@ class Teacher {
   const Watch& watch_;
   pipelines::Components components_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
+  layout::LatentSize size_;
+  int64_t batch_;
   pipelines::EncodedTexts encoded_;
 };
 
@@ -176,6 +231,12 @@ io::Row row_of(const config::Generate& settings,
 
 }  // namespace
 
+int64_t synth_batch(const SynthLoad& load) {
+  const int64_t filling = (kTokensThatFill + load.tokens - 1) / std::max<int64_t>(1, load.tokens);
+  const int64_t fitting = load.spare_bytes / 2 / std::max<int64_t>(1, load.clip_bytes);
+  return std::clamp<int64_t>(std::min(filling, fitting), 1, kMostClips);
+}
+
 RowsMade synthesize(const config::Generate& settings,
                     const layout::ModelFolder& model,
                     const std::vector<std::string>& prompts,
@@ -199,13 +260,16 @@ RowsMade synthesize(const config::Generate& settings,
     watch.throw_if_stopped();
     const int64_t number = shard.next_input();
     if (!teacher) {
-      teacher.emplace(settings, model, prompts, watch, on_note);
+      teacher.emplace(settings, model, prompts, options.batch, watch, on_note);
     }
+    const int64_t count = std::min(teacher->batch(), last - number);
     const at::Tensor latents =
-        denormalise(teacher->latents(number)[0].to(at::kFloat).cpu(), model.vae_config);
-    shard.add(row_of(settings, prompts[static_cast<std::size_t>(number)], number,
-                     teacher->text(number), latents));
-    watch.report("synth", number + 1 - first, last - first);
+        teacher->latents({number, count}).to(at::kFloat).cpu();  // [B, C, T, H, W]
+    for (int64_t i = 0; i < count; ++i) {
+      shard.add(row_of(settings, prompts[static_cast<std::size_t>(number + i)], number + i,
+                       teacher->text(number + i), denormalise(latents[i], model.vae_config)));
+    }
+    watch.report("synth", number + count - first, last - first);
   }
   shard.finish();
   made.rows = shard.rows();

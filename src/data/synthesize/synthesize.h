@@ -17,12 +17,26 @@ struct SynthOptions {
   int64_t shard = 0;  // of shards: contiguous shares of the prompts
   int64_t shards = 1;
   int64_t rows_per_file = 64;
+  // Clips sampled at once. 0: one on the CPU; on a GPU as many as fill it and fit (synth_batch).
+  int64_t batch = 0;
 };
+
+// What one clip asks of a device, and what the device has.
+struct SynthLoad {
+  int64_t tokens = 0;       // of one clip in the transformer
+  int64_t clip_bytes = 0;   // activations of one clip
+  int64_t spare_bytes = 0;  // free where the weights are in place
+};
+// Clips for one forward on a GPU: enough to fill it, in half of the spare memory; 1 to 64.
+int64_t synth_batch(const SynthLoad& load);
 
 // Rows of the t2v schema, one a prompt, id prompt-<index>. `settings` are generate's, resolved.
 // Noise is stream kSynth with slot = the prompt's index in the whole list (step 0 the start, step n
-// re-noise n): a row does not depend on the number of shards. Stored latents are z std + mean of
+// re-noise n): at batch 1 a row is the same bits for any number of shards. Of a larger batch it
+// differs by the rounding of products of another height, and so may the last batch of a shard; a
+// folder may be gone on with at another batch. Stored latents are z std + mean of
 // the sampler's z, so that normalise() gives z again. Resumes as preprocess() does.
+// InvalidInput non_finite names the first prompt whose clip is none.
 RowsMade synthesize(const config::Generate& settings,
                     const layout::ModelFolder& model,
                     const std::vector<std::string>& prompts,
