@@ -11,6 +11,9 @@ TORCH_LIBRARY(fastwan, m) {
   m.def("tile_mean(Tensor x, Tensor len, int T) -> Tensor");
   m.def("_tile_mean_backward(Tensor grad_out, Tensor len, int T) -> Tensor");
 
+  m.def("_ordered_matmul(Tensor a, Tensor b) -> Tensor");
+  m.def("_row_softmax(Tensor x) -> Tensor");
+
   m.def("block_select(Tensor scores, int topk) -> Tensor");
 
   m.def(
@@ -38,6 +41,7 @@ TORCH_LIBRARY(fastwan, m) {
 
 TORCH_LIBRARY_IMPL(fastwan, CompositeExplicitAutograd, m) {
   register_tile_mean_plain(m);
+  register_coarse_plain(m);
   register_block_select_plain(m);
   register_block_attention_plain(m);
 }
@@ -48,11 +52,13 @@ TORCH_LIBRARY_IMPL(fastwan, Meta, m) {
 
 TORCH_LIBRARY_IMPL(fastwan, CPU, m) {
   register_tile_mean_cpu(m);
+  register_coarse_cpu(m);
   register_block_attention_cpu(m);
 }
 
 TORCH_LIBRARY_IMPL(fastwan, Autograd, m) {
   register_tile_mean_autograd(m);
+  register_coarse_autograd(m);
   register_block_attention_autograd(m);
 }
 

@@ -9,6 +9,10 @@ void register_tile_mean_plain(torch::Library& m);
 void register_tile_mean_cpu(torch::Library& m);
 void register_tile_mean_autograd(torch::Library& m);
 
+void register_coarse_plain(torch::Library& m);
+void register_coarse_cpu(torch::Library& m);
+void register_coarse_autograd(torch::Library& m);
+
 void register_block_select_plain(torch::Library& m);
 
 void register_block_attention_plain(torch::Library& m);

@@ -7,12 +7,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/floor_divide.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/softmax.h>
 
 #include "ops/block_attention.h"
 #include "ops/block_select.h"
 #include "ops/checks.h"
+#include "ops/coarse.h"
 #include "ops/fused_raster.h"
 #include "ops/registry.h"
 #include "ops/tile_mean.h"
@@ -58,7 +57,7 @@ Branches attend(const TiledInputs& in, const Options& options) {
   const double divisor = options.scale ? 1.0 / *options.scale : std::sqrt(D);
   // Divided after the product is rounded: the published order.
   const at::Tensor scores =
-      at::matmul(mean(in.q, in.q_sizes), mean(in.k, in.k_sizes).transpose(2, 3)) /
+      ordered_matmul(mean(in.q, in.q_sizes), mean(in.k, in.k_sizes).transpose(2, 3)) /
       divisor;                                                           // [B, H, Nq, Nk]
   const at::Tensor index = block_select(scores.detach(), options.topk);  // [B, H, Nq, K]
   const at::Tensor count = at::full_like(index.select(3, 0), options.topk);
@@ -66,7 +65,7 @@ Branches attend(const TiledInputs& in, const Options& options) {
   result.fine = std::get<0>(
       block_attention(in.q, in.k, in.v, index, count, in.q_sizes, in.k_sizes, options.scale));
   if (options.wants_coarse) {
-    result.coarse = at::matmul(at::softmax(scores, -1), mean(in.v, in.k_sizes)).transpose(1, 2);
+    result.coarse = ordered_matmul(row_softmax(scores), mean(in.v, in.k_sizes)).transpose(1, 2);
   }
   return result;
 }

@@ -221,24 +221,33 @@ TEST(Vsa, GradientsAgreeWithFiniteDifferencesUnderAFrozenSelection) {
   }
 }
 
-TEST(Vsa, RunsGiveTheSameBits) {
-  const AttentionPlan plan = plan_tiles(5, 6, 7, at::kCPU);
-  const AttentionInputs in = cast(random_inputs({5, 6, 7}, 2, 2, 64), at::kFloat);
-  const auto run = [&] {
-    AttentionInputs fresh = in;
-    std::vector<at::Tensor> results;
-    for (at::Tensor* x : {&fresh.q, &fresh.k, &fresh.v, &fresh.gate}) {
-      *x = x->detach().clone().requires_grad_();
+TEST(Vsa, GivesTheSameBitsInEveryRunAndOnEveryNumberOfThreads) {
+  const Grid grid{7, 17, 19};  // 50 tiles, most of them partial
+  const AttentionPlan plan = plan_tiles(grid[0], grid[1], grid[2], at::kCPU);
+  const int threads = at::get_num_threads();
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const AttentionInputs in = cast(random_inputs(grid, 1, 4, 64), type);
+    const auto run = [&](int num_threads) {
+      at::set_num_threads(num_threads);
+      AttentionInputs fresh = in;
+      for (at::Tensor* x : {&fresh.q, &fresh.k, &fresh.v, &fresh.gate}) {
+        *x = x->detach().clone().requires_grad_();
+      }
+      const at::Tensor out = video_sparse_attn_raster(fresh, plan, 9);
+      (out * out).sum().backward();
+      return std::vector<at::Tensor>{out.detach(), fresh.q.grad(), fresh.k.grad(), fresh.v.grad(),
+                                     fresh.gate.grad()};
+    };
+    const std::vector<at::Tensor> first = run(1);
+    for (const int num_threads : {1, 2, 3, 5}) {
+      const std::vector<at::Tensor> again = run(num_threads);
+      for (std::size_t i = 0; i < first.size(); ++i) {
+        EXPECT_TRUE(testing::is_equal(first[i], again[i]))
+            << type << ", result " << i << ", threads " << num_threads;
+      }
     }
-    const at::Tensor out = video_sparse_attn_raster(fresh, plan, 3);
-    (out * out).sum().backward();
-    return std::vector<at::Tensor>{out.detach(), fresh.q.grad(), fresh.k.grad(), fresh.v.grad(),
-                                   fresh.gate.grad()};
-  };
-  const std::vector<at::Tensor> first = run(), second = run();
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    EXPECT_TRUE(testing::is_equal(first[i], second[i]));
   }
+  at::set_num_threads(threads);
 }
 
 using TiledOp = at::Tensor(const at::Tensor&,

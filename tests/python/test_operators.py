@@ -41,6 +41,8 @@ def cases():
         name = str(dtype).removeprefix("torch.")
         yield f"tile_mean-{name}", ops.tile_mean, (randn(2, 512, 2, 24, dtype=dtype), TILE_SIZES, 64)
         yield f"tile_mean_backward-{name}", ops._tile_mean_backward, (randn(2, 8, 2, 24, dtype=dtype, grad=False), TILE_SIZES, 64)
+        yield f"ordered_matmul-{name}", ops._ordered_matmul, (randn(2, 3, 5, 7, dtype=dtype), randn(2, 3, 7, 4, dtype=dtype))
+        yield f"row_softmax-{name}", ops._row_softmax, (randn(2, 3, 5, 7, dtype=dtype),)
         yield f"block_select-{name}", ops.block_select, (randn(2, 3, 5, 9, dtype=dtype), 4)
         yield f"block_attention-{name}", ops.block_attention, block_attention_inputs(dtype)
         yield f"raster-{name}", ops.video_sparse_attn_raster, raster_inputs(dtype)
@@ -71,6 +73,13 @@ def test_tile_mean_gradient_in_double():
     x = randn(1, 12, 1, 3, dtype=torch.float64)
     sizes = torch.tensor([4, 1, 3], dtype=torch.int32)
     assert torch.autograd.gradcheck(lambda x: ops.tile_mean(x, sizes, 4), (x,))
+
+
+def test_coarse_gradients_in_double():
+    a, b = randn(2, 2, 3, 5, dtype=torch.float64), randn(2, 2, 5, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(ops._ordered_matmul, (a, b))
+    assert torch.autograd.gradcheck(ops._ordered_matmul, (a, b.detach()))
+    assert torch.autograd.gradcheck(ops._row_softmax, (a,))
 
 
 def test_block_attention_gradient_in_double_through_out_and_lse():
