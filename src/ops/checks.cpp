@@ -25,8 +25,10 @@ void check_rank(std::string_view op, const Named& x, int64_t rank, std::string_v
 }
 
 void check_floating(std::string_view op, const Named& x) {
-  TORCH_CHECK_VALUE(at::isFloatingType(x.tensor.scalar_type()), op, ": ", x.name,
-                    " must be floating point, got ", x.tensor.dtype());
+  const at::ScalarType type = x.tensor.scalar_type();
+  TORCH_CHECK_VALUE(
+      type == at::kFloat || type == at::kBFloat16 || type == at::kHalf || type == at::kDouble, op,
+      ": ", x.name, " must be float16, bfloat16, float32 or float64, got ", x.tensor.dtype());
 }
 
 void check_int32(std::string_view op, const Named& x) {

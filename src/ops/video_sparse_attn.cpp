@@ -134,9 +134,52 @@ at::Tensor raster_op(const at::Tensor& q,
                      int64_t topk,
                      at::IntArrayRef tile,
                      std::optional<double> scale) {
+  TORCH_CHECK_VALUE(!scale || std::isfinite(*scale), kRasterOp, ": scale must be finite, got ",
+                    *scale);
   const AttentionPlan plan = plan_tiles(three("grid", grid), three("tile", tile), q.device());
   return raster({.q = q, .k = k, .v = v, .gate = gate.value_or(at::Tensor())}, plan,
                 {.topk = topk, .scale = scale, .may_fuse = are_cubes_of_4(tile)});
+}
+
+struct TileSizes {
+  const at::Tensor& of_queries;  // [Nq]
+  const at::Tensor& of_keys;     // [Nk]
+  int64_t slots;
+};
+
+void check_tiled(const AttentionInputs& in, const TileSizes& sizes) {
+  check_rank(kTiledOp, {"q", in.q}, 4, "B H S D");
+  check_floating(kTiledOp, {"q", in.q});
+  for (const Named& x : {Named{"variable_block_sizes", sizes.of_keys},
+                         Named{"q_variable_block_sizes", sizes.of_queries}}) {
+    check_rank(kTiledOp, x, 1, "N");
+    TORCH_CHECK_VALUE(at::isIntegralType(x.tensor.scalar_type(), /*includeBool=*/false), kTiledOp,
+                      ": ", x.name, " must hold integers, got ", x.tensor.dtype());
+    check_device(kTiledOp, {"q", in.q}, {x});
+  }
+  const c10::SymInt B = in.q.sym_size(0), H = in.q.sym_size(1), D = in.q.sym_size(3);
+  const auto check = [&](const Named& x, const at::Tensor& of_tiles) {
+    // in words: S is what users get wrong
+    check_shape(kTiledOp, x,
+                {{"B", B},
+                 {"H", H},
+                 {c10::str("S=", of_tiles.sym_size(0), " tiles x ", sizes.slots),
+                  of_tiles.sym_size(0) * sizes.slots},
+                 {"D", D}});
+    check_alike(kTiledOp, {"q", in.q}, {x});
+  };
+  check({"q", in.q}, sizes.of_queries);
+  check({"k", in.k}, sizes.of_keys);
+  check({"v", in.v}, sizes.of_keys);
+  if (in.gate.defined()) {  // broadcasts, as there
+    check_rank(kTiledOp, {"compress_attn_weight", in.gate}, 4, "B H S D");
+    check_alike(kTiledOp, {"q", in.q}, {{"compress_attn_weight", in.gate}});
+    for (int64_t i = 0; i < 4; ++i) {
+      TORCH_CHECK_VALUE(in.gate.sym_size(i) == in.q.sym_size(i) || in.gate.sym_size(i) == 1,
+                        kTiledOp, ": compress_attn_weight must be like q or 1 in each dimension, ",
+                        in.q.sym_sizes(), ", got ", in.gate.sym_sizes());
+    }
+  }
 }
 
 // FastVideo's operator: [B, H, S, D] in tile order; an absent weight counts as 1.
@@ -148,11 +191,13 @@ at::Tensor tiled_op(const at::Tensor& q,
                     int64_t topk,
                     at::IntArrayRef block_size,
                     const std::optional<at::Tensor>& compress_attn_weight) {
-  check_rank(kTiledOp, {"q", q}, 4, "B H S D");
-  check_rank(kTiledOp, {"k", k}, 4, "B H S D");
-  check_rank(kTiledOp, {"variable_block_sizes", variable_block_sizes}, 1, "Nk");
-  check_rank(kTiledOp, {"q_variable_block_sizes", q_variable_block_sizes}, 1, "Nq");
-  const int64_t tile_slots = volume(three("block_size", block_size));
+  const Grid tile = three("block_size", block_size);
+  TORCH_CHECK_VALUE(tile[0] >= 1 && tile[1] >= 1 && tile[2] >= 1, kTiledOp,
+                    ": block_size must be at least 1x1x1, got ", block_size);
+  const int64_t tile_slots = volume(tile);
+  check_tiled(
+      {.q = q, .k = k, .v = v, .gate = compress_attn_weight.value_or(at::Tensor())},
+      {.of_queries = q_variable_block_sizes, .of_keys = variable_block_sizes, .slots = tile_slots});
   check_topk(kTiledOp, topk, variable_block_sizes.sym_size(0));
   const Branches tiled =
       attend({.q = q.transpose(1, 2),
@@ -171,7 +216,6 @@ at::Tensor tiled_op(const at::Tensor& q,
   if (!compress_attn_weight) {
     return coarse + fine;
   }
-  check_alike(kTiledOp, {"q", q}, {{"compress_attn_weight", *compress_attn_weight}});
   return coarse * *compress_attn_weight + fine;
 }
 

@@ -159,8 +159,10 @@ def test_tile_index_and_topk():
     (lambda a: a.update(k=a["k"].double()), "k must have the type of q, float, got double"),
     (lambda a: a.update(v=a["v"].to("meta")), "v must be on the device of q, cpu, got meta"),
     (lambda a: a.update(gate=a["gate"][:, :200]), r"gate must be \[B=1, S=210, H=2, D=64\], got \[1, 200, 2, 64\]"),
-    (lambda a: a.update(q=a["q"].long()), "q must be floating point, got long"),
+    (lambda a: a.update(q=a["q"].long()), "q must be float16, bfloat16, float32 or float64, got long"),
     (lambda a: a.update(q=a["q"][0]), r"q must be \[B S H D\], got \[210, 2, 64\]"),
+    (lambda a: a.update(q=a["q"].detach().to(torch.float8_e4m3fn)), "q must be float16, bfloat16, float32 or float64, got .*Float8"),
+    (lambda a: a.update(scale=math.nan), "scale must be finite, got nan"),
     (lambda a: a.update(tile=(4, 0, 4)), "plan_tiles: a grid and its tiles need at least 1x1x1 tokens"),
 ])
 def test_bad_input_is_a_value_error_that_says_what_was_wanted(change, message):
@@ -169,3 +171,30 @@ def test_bad_input_is_a_value_error_that_says_what_was_wanted(change, message):
     change(arguments)
     with pytest.raises(ValueError, match=message):
         ops.video_sparse_attn_raster(**arguments)
+
+
+@pytest.mark.parametrize("head_size", [1, 3, 32, 64, 80, 96, 128, 192, 256])
+def test_every_head_size_agrees_with_float64(head_size):
+    torch.manual_seed(7)
+    q, k, v, gate = (torch.randn(1, math.prod(GRID), 2, head_size) for _ in "qkvg")
+    out = ops.video_sparse_attn_raster(q, k, v, gate, GRID, 8)  # all tiles: no near tie of scores decides
+    want = ops.video_sparse_attn_raster(q.double(), k.double(), v.double(), gate.double(), GRID, 8)
+    torch.testing.assert_close(out.double(), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("arrange", [
+    lambda: torch.randn(1, 210, 3, 2, 64).unbind(2),  # one projection for all three
+    lambda: [torch.randn(1, 210, 64, 2).transpose(2, 3) for _ in "qkv"],
+    lambda: [torch.randn(1, 420, 2, 128)[:, ::2, :, ::2] for _ in "qkv"],
+    lambda: [torch.randn(1, 1, 2, 64).expand(1, 210, 2, 64) for _ in "qkv"],
+], ids=["packed", "transposed", "sliced", "expanded"])
+def test_strides_do_not_reach_values_and_gradients(arrange):
+    torch.manual_seed(8)
+    strided = arrange()
+    results = []
+    for tensors in (strided, [x.contiguous() for x in strided]):
+        tensors = [x.detach().requires_grad_() for x in tensors]
+        out = ops.video_sparse_attn_raster(*tensors, tensors[0], GRID, 3)
+        out.square().sum().backward()
+        results.append([out, *(x.grad for x in tensors)])
+    assert all(torch.equal(a, b) for a, b in zip(*results))

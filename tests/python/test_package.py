@@ -41,6 +41,34 @@ def test_bad_topk_is_a_value_error():
         video_sparse_attn(q, k, v, SIZES, SIZES, 5)
 
 
+@pytest.mark.parametrize("change, message", [
+    (dict(k=torch.zeros(1, 2, 255, 64)), r"k must be \[B=1, H=2, S=4 tiles x 64=256, D=64\], got \[1, 2, 255, 64\]"),
+    (dict(v=torch.zeros(1, 2, 192, 64)), r"v must be \[B=1, H=2, S=4 tiles x 64=256, D=64\], got \[1, 2, 192, 64\]"),
+    (dict(k=torch.zeros(1, 3, 256, 64)), r"k must be \[B=1, H=2, .*\], got \[1, 3, 256, 64\]"),
+    (dict(block_size=(4, 4, 8)), r"q must be \[B=1, H=2, S=4 tiles x 128=512, D=64\], got \[1, 2, 256, 64\]"),
+    (dict(block_size=(4, -4, -4)), r"block_size must be at least 1x1x1, got \[4, -4, -4\]"),
+    (dict(k=torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16)), "k must have the type of q, float, got c10::BFloat16"),
+    (dict(q=torch.zeros(1, 2, 256, 64, dtype=torch.long)), "q must be float16, bfloat16, float32 or float64, got long"),
+    (dict(variable_block_sizes=SIZES.float()), "variable_block_sizes must hold integers, got float"),
+    (dict(compress_attn_weight=torch.zeros(1, 2, 255, 64)), "compress_attn_weight must be like q or 1 in each dimension, "),
+], ids=str)
+def test_bad_input_names_the_callers_argument(change, message):
+    q, k, v, weight = inputs()
+    arguments = dict(q=q, k=k, v=v, variable_block_sizes=SIZES, q_variable_block_sizes=SIZES, topk=2, compress_attn_weight=weight)
+    with pytest.raises(ValueError, match="video_sparse_attn: " + message):
+        video_sparse_attn(**(arguments | change))
+
+
+def test_other_tiles_other_numbers_of_keys_and_a_broadcast_weight():
+    q, k, v, weight = inputs()
+    sizes, key_sizes = torch.tensor([128, 100]), torch.tensor([64, 3])
+    assert video_sparse_attn(q, k, v, sizes, sizes, 1, (4, 4, 8)).isfinite().all()
+    assert video_sparse_attn(q, k[:, :, :128], v[:, :, :128], key_sizes, SIZES, 1).isfinite().all()
+    column = weight[..., :1]
+    assert torch.equal(video_sparse_attn(q, k, v, SIZES, SIZES, 2, compress_attn_weight=column),
+                       video_sparse_attn(q, k, v, SIZES, SIZES, 2, compress_attn_weight=column.expand_as(q)))
+
+
 def test_wheel_installs_and_runs_without_the_build_folder(tmp_path):
     build = pathlib.Path(os.environ["FASTWAN_LIB_DIR"]).parent
     subprocess.run([sys.executable, "tools/make_wheel", str(build), str(tmp_path), "--operators-only"], cwd=ROOT, check=True)
