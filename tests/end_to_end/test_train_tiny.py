@@ -114,6 +114,15 @@ def test_what_fails_is_told_with_the_programs_words(tmp_path):
     assert run.returncode not in (0, 75) and "learning_rat" in run.stderr and "train.log" in run.stderr
 
 
+def test_ten_prompts_are_judged_by_their_codes(tmp_path):
+    run = tool(tmp_path, "--judge", ROOT / "models" / "tiny-shapes", "--device", "cpu")
+    assert run.returncode in (0, 1), run.stderr
+    right = int(run.stdout.split()[0])
+    assert (right >= 8) == (run.returncode == 0) and "of 10 prompts right in everything" in run.stdout, run
+    missing = tool(tmp_path, "--judge", tmp_path / "nothing", "--device", "cpu")
+    assert missing.returncode == 1 and "error[" in missing.stderr, missing
+
+
 @pytest.mark.slow
 def test_the_whole_chain(tmp_path):
     run = tool(tmp_path, "--samples", "16")
