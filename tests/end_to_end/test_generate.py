@@ -118,6 +118,21 @@ def test_load_latents_decodes_only(fastwan, tmp_path):
     numpy.testing.assert_array_equal(tensors(tmp_path / "a.safetensors")["frames"], tensors(tmp_path / "b.safetensors")["frames"])
 
 
+def test_the_attention_backend_is_the_flags(fastwan, tmp_path):
+    """The model has gates, so auto is vsa; each of dense, sparsity and the older name of the flag's value counts."""
+    ways = {"auto": (), "vsa": ("--attention-backend", "vsa"), "old": ("--attention-backend", "VIDEO_SPARSE_ATTN"),
+            "dense": ("--attention-backend", "dense"), "all": ("--attention-backend", "vsa", "--VSA-sparsity", "0"),
+            "few": ("--attention-backend", "vsa", "--VSA-sparsity", "0.9")}
+    latents = {}
+    for name, words in ways.items():
+        run = fastwan(*small("-o", f"{name}.mp4", "--save-latents", f"{name}.safetensors", *words))
+        assert run.status == 0, run
+        assert ("full attention on a sparse model" in run.err) == (name == "dense"), run
+        latents[name] = tensors(tmp_path / f"{name}.safetensors")["latents"].tobytes()
+    assert latents["auto"] == latents["vsa"] == latents["old"]
+    assert len({latents[name] for name in ("vsa", "dense", "all", "few")}) == 4
+
+
 def test_frames_leave_as_a_contact_sheet_too(fastwan, tmp_path):
     run = fastwan(*small("-o", "clip.mp4", "--contact-sheet", "3x2"))
     assert run.status == 0, run
