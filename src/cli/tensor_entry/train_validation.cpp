@@ -245,6 +245,7 @@ training::Metrics Validation::make(int64_t step, training::Ema* ema) {
   try {
     show_previews(step, made);
   } catch (const Stopped&) {
+    samplings_.front()->videos->release();
     return {};
   } catch (const std::exception& error) {
     context_.on_note(str("validation of step ", step, ": predictions: ", error.what()));
