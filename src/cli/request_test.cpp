@@ -180,7 +180,8 @@ TEST_F(HubCache, AnIdThatIsNotThereComesWithTheCommandThatDownloadsIt) {
   EXPECT_EQ(code_of([] { find_model("org/absent", ""); }, "hf download org/absent"),
             Code::kNotFound);
   EXPECT_EQ(code_of([] { find_model("no/such/folder", ""); }, "no such file"), Code::kNotFound);
-  EXPECT_EQ(code_of([] { find_model("../there-is-no-such-folder", ""); }, "no such file"), Code::kNotFound);
+  EXPECT_EQ(code_of([] { find_model("../there-is-no-such-folder", ""); }, "no such file"),
+            Code::kNotFound);
 }
 
 }  // namespace
