@@ -228,29 +228,29 @@ training::Metrics Validation::make(int64_t step, training::Ema* ema) {
     average.emplace(*ema);
   }
   Made made;
+  const auto attempt = [&](const std::string& what, const std::function<void()>& work) {
+    try {
+      work();
+    } catch (const Stopped&) {
+      throw;
+    } catch (const std::exception& error) {
+      context_.on_note(str("validation of step ", step, ": ", what, " failed: ", error.what()));
+    }
+  };
   for (const auto& sampling : samplings_) {
-    for (std::size_t i = 0; i < prompts_.size(); ++i) {
-      try {
-        make_one(*sampling, step, i, made);
-      } catch (const Stopped&) {  // the trainer hears of it too, and saves
-        sampling->videos->release();
-        return {};
-      } catch (const std::exception& error) {
-        context_.on_note(
-            str("validation of step ", step, ": video ", i, " failed: ", error.what()));
+    try {
+      for (std::size_t i = 0; i < prompts_.size(); ++i) {
+        attempt(str("video ", i), [&] { make_one(*sampling, step, i, made); });
       }
+      if (sampling == samplings_.front()) {  // while its decoder is there
+        attempt("predictions", [&] { show_previews(step, made); });
+      }
+    } catch (const Stopped&) {  // the trainer hears of it too, and saves
+      sampling->videos->release();
+      return {};
     }
     sampling->videos->release();
   }
-  try {
-    show_previews(step, made);
-  } catch (const Stopped&) {
-    samplings_.front()->videos->release();
-    return {};
-  } catch (const std::exception& error) {
-    context_.on_note(str("validation of step ", step, ": predictions: ", error.what()));
-  }
-  samplings_.front()->videos->release();
   if (made.videos.empty()) {
     return {};
   }

@@ -1,7 +1,7 @@
 // norm_silu: RMS norm over the channels, a scale, then SiLU, in one pass.
 //
-//   out[i, c] = silu(x[i, c] * (sqrt(C) / max(|x[i]|, 1e-12)) * gamma[c]),  silu(v) = v / (1 +
-//   e^-v)
+//   out[i, c] = silu(x[i, c] * (sqrt(C) / max(|x[i]|, 1e-12)) * gamma[c])
+//   silu(v)   = v / (1 + e^-v)
 //
 // and its backward, with s = sqrt(C) / max(|x[i]|, 1e-12), v = s x gamma and
 // g = grad_out silu'(v) gamma, silu'(v) = sigmoid(v) (1 + v (1 - sigmoid(v))):
@@ -11,13 +11,11 @@
 //
 // Dims     R rows, C channels
 // Layout   x, out, grad_out and grad_x [R, C] dense, gamma [C]
-// Types    CPU: float32, sums in float32; CUDA: also bfloat16, rounded after the norm, the root,
-// gamma
-//          and silu, as diffusers rounds; sums in float32. The reference also double.
+// Types    CPU: float32; CUDA: also bfloat16, which diffusers' four roundings make: after the norm,
+//          the root, gamma and silu. Sums in float32. The reference also double.
 // Aliases  out may be x
-// Order    grad_gamma is summed over `parts` shares of the rows in a fixed order: the same bits
-// every
-//          time
+// Order    grad_gamma is summed over `parts` shares of the rows in a fixed order: the same bits on
+//          every call
 // Cost     forward reads and writes R*C elements, backward reads two and writes one: memory bound
 #pragma once
 
