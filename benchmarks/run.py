@@ -13,7 +13,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PEERS = pathlib.Path(__file__).with_name("peers.py")
-MODEL = ROOT / "models" / "tiny-shapes"
+MODEL = ROOT / "tests" / "models" / "random-shapes"
 CASES = ["dit_block", "vae_decode", "pipeline", "vsa_kernel", "vsa_kernel_bf16", "vsa_op", "vsa_op_all_tiles", "finetune_step", "finetune_step_recompute",
          "finetune_step_dense", "distill_step", "distill_step_recompute", "distill_step_dense"]
 DEFAULT_CASES = CASES[:3]  # against diffusers; kernels and training take longer

@@ -1,4 +1,4 @@
-// Clips made here, encoded with the embedded model.
+// Clips made here, encoded with the random model of tests/models.
 #include "data/preprocess.h"
 
 #include <array>
@@ -16,14 +16,14 @@
 #include "io/video.h"
 #include "io/video_reader.h"
 #include "models/wan_vae.h"
+#include "support/random_model.h"
 
 namespace fastwan::data {
 namespace {
 
 using ::testing::HasSubstr;
 
-const Path kRoot = FASTWAN_SOURCE_DIR;
-const std::vector<Path> kVenvs = {kRoot / ".deps/venv"};
+const std::vector<Path> kVenvs = {Path(FASTWAN_SOURCE_DIR) / ".deps/venv"};
 constexpr io::FrameSize kSize{48, 40};
 constexpr std::array kColours = {"red", "blue", "green", "yellow", "white"};  // known words
 constexpr ClipShape kShape{.num_frames = 5, .height = 32, .width = 32, .train_fps = 8};
@@ -31,7 +31,7 @@ constexpr ClipShape kShape{.num_frames = 5, .height = 32, .width = 32, .train_fp
 class Preprocess : public ::testing::Test {
  protected:
   Preprocess()
-      : model_(layout::open_model_folder(kRoot / "models/tiny-shapes", {})),
+      : model_(layout::open_model_folder(testing::random_model(), {})),
         ffmpeg_(io::open_ffmpeg(kVenvs)) {}
 
   Path at(const std::string& name) const { return folder_.where() / name; }

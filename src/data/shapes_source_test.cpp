@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "data/latent_pool.h"
 #include "support/compare.h"
+#include "support/random_model.h"
 
 namespace fastwan::data {
 namespace {
@@ -75,10 +76,11 @@ TEST(ShapesSource, RefusesRangesThatLeaveTheIndices) {
 }
 
 struct Encoders {
-  std::shared_ptr<models::WanVae> vae = models::load_wan_vae("models/tiny-shapes/vae");
+  std::shared_ptr<models::WanVae> vae = models::load_wan_vae(testing::random_model() / "vae");
   std::shared_ptr<models::Umt5> text_encoder =
-      models::load_umt5("models/tiny-shapes/text_encoder", {});
-  std::unique_ptr<text::Tokenizer> tokenizer = text::open_tokenizer("models/tiny-shapes/tokenizer");
+      models::load_umt5(testing::random_model() / "text_encoder", {});
+  std::unique_ptr<text::Tokenizer> tokenizer =
+      text::open_tokenizer(testing::random_model() / "tokenizer");
   PoolEncoders refs() const { return {*vae, *text_encoder, *tokenizer}; }
 };
 

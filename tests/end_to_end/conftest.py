@@ -1,4 +1,4 @@
-"""Shared pieces of the end-to-end tests: the binary, the tiny model, an mp4 box reader of our own."""
+"""Shared pieces of the end-to-end tests: the binary, a small model, an mp4 box reader of our own."""
 import json
 import os
 import pathlib
@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODEL = ROOT / "models" / "tiny-shapes"
+MODEL = ROOT / "tests" / "models" / "random-shapes"
 PROMPT = "a small red circle moves slowly to the upper left on a plain background"
 
 

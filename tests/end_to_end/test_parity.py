@@ -21,7 +21,7 @@ def make(folder, *words):
     return folder
 
 
-def test_the_embedded_model_agrees_stage_by_stage():
+def test_the_random_model_agrees_stage_by_stage():
     status, report = parity("--model", MODEL, "--width", "64", "--height", "48")
     assert status == 0, report
     assert [row["stage"] for row in report["rows"]][-4:] == ["latents", "frames", "latents", "frames"]
