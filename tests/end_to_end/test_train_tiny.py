@@ -1,6 +1,8 @@
 """`tools/train_tiny`: the stages of the tiny experiment, run, stopped, killed and gone on with."""
 import json
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, binary
+from conftest import MODEL, PROMPT, ROOT, binary, preset_of_model
 
 TOOL = ROOT / "tools" / "train_tiny"
 SMALL = ["training.data.num_frames=9", "training.data.num_height=32", "training.data.num_width=32",
@@ -115,12 +117,113 @@ def test_what_fails_is_told_with_the_programs_words(tmp_path):
 
 
 def test_ten_prompts_are_judged_by_their_codes(tmp_path):
-    run = tool(tmp_path, "--judge", ROOT / "models" / "tiny-shapes", "--device", "cpu")
+    run = tool(tmp_path, "--judge", MODEL, "--device", "cpu")
     assert run.returncode in (0, 1), run.stderr
     right = int(run.stdout.split()[0])
     assert (right >= 8) == (run.returncode == 0) and "of 10 prompts right in everything" in run.stdout, run
     missing = tool(tmp_path, "--judge", tmp_path / "nothing", "--device", "cpu")
     assert missing.returncode == 1 and "error[" in missing.stderr, missing
+
+
+SHIPPED = ["text", "features", "vae", "teacher", "distill"]
+
+
+def finished(folder, *stages):
+    """Stages whose exports are what the small model of the tests holds."""
+    for stage in stages:
+        export = folder / "runs/tiny-shapes-ci" / stage / "export"
+        if stage == "features":
+            export.mkdir(parents=True)
+            shutil.copy(MODEL / "text_encoder/model.safetensors", export)
+        else:
+            shutil.copytree(MODEL, export)
+        (export.parent / "progress.json").write_text(json.dumps({"stage": stage, "status": "done", "seconds": 1, "chunks": 1, "step": 7}))
+    if "teacher" in stages:
+        preset = {**preset_of_model(), "num_inference_steps": 2, "guidance_scale": 3.5, "flow_shift": 3.0, "sampler": "unipc"}
+        for name in ("dmd_denoising_steps", "VSA_sparsity"):
+            del preset[name]
+        teacher = folder / "runs/tiny-shapes-ci/teacher/export"
+        (teacher / "fastwan.json").write_text(json.dumps(preset))
+        index = json.loads((teacher / "model_index.json").read_text())
+        (teacher / "model_index.json").write_text(json.dumps({**index, "_class_name": "WanPipeline"}))
+
+
+def types_of(file):
+    from safetensors import safe_open
+    with safe_open(file, "pt") as tensors:
+        return {str(tensors.get_tensor(name).dtype) for name in tensors.keys()}
+
+
+def test_a_finished_student_becomes_a_checkpoint_with_its_teacher(tmp_path, fastwan):
+    finished(tmp_path, *SHIPPED)
+    runs, model = tmp_path / "runs/tiny-shapes-ci", tmp_path / "models/mine"
+    rates = {stage: {"value": rate, "low": rate - 0.01, "high": rate + 0.01} for stage, rate in (("seen", 0.9375), ("held_out", 0.875))}
+    row = {"name": "student", "title": "sparse student", "status": "done", "distances": {"frechet": {"value": 12.34}, "coverage": 0.5},
+           **{stage: {"clips": 2048, "all_correct": rate} for stage, rate in rates.items()}}
+    (runs / "evaluation").mkdir()
+    (runs / "evaluation/report.json").write_text(json.dumps({"rows": [row, {"name": "teacher", "status": "not_run", "reason": "none"}]}))
+    run = tool(tmp_path, "--ship", model)
+    assert run.returncode == 0, run.stderr
+    shown = {line.split()[0]: line for line in run.stdout.splitlines()}
+    assert {"transformer", "vae", "text_encoder", "features", "teacher/transformer", "all"} <= set(shown)
+    assert float(shown["all"].split(" MB")[0].split()[-1]) == pytest.approx(
+        sum(f.stat().st_size for f in model.rglob("*") if f.is_file() and not any(p.is_symlink() for p in (f, f.parent))) / 1e6, abs=0.01)
+    assert os.listdir(model.parent) == ["mine"]
+
+    weights = "diffusion_pytorch_model.safetensors"
+    assert types_of(model / "transformer" / weights) == types_of(model / "teacher/transformer" / weights) == {"torch.bfloat16"}
+    from safetensors.torch import load_file
+    ours, theirs = load_file(model / "transformer" / weights), load_file(MODEL / "transformer" / weights)
+    assert ours.keys() == theirs.keys()
+    assert all((ours[name] == theirs[name].bfloat16()).all() for name in theirs), "not rounded as torch rounds"
+    assert all((model / "teacher" / part).is_symlink() and (model / "teacher" / part / "..").exists()
+               and not pathlib.PurePath(os.readlink(model / "teacher" / part)).is_absolute() for part in ("vae", "text_encoder", "tokenizer"))
+    readme = (model / "README.md").read_text()
+    assert "2048 prompts" in readme and "0.938 (0.927 to 0.948)" in readme and "12.3" in readme and "7 steps, seed 1000" in readme, readme
+
+    moved = tmp_path / "elsewhere"
+    model.rename(moved)  # links are relative, nothing names the runs
+    shutil.rmtree(runs)
+    student = fastwan("generate", "-m", moved, "-p", PROMPT, "--seed", "7", "-o", "s.mp4", "--json")
+    settings = json.loads(student.out)["settings"]
+    assert (settings["--sampler"], settings["--dmd-denoising-steps"], settings["--flow-shift"]) == ("dmd", "1000,757,522", "8"), student
+    teacher = fastwan("generate", "-m", moved / "teacher", "-p", PROMPT, "--seed", "7", "-o", "t.mp4", "--json")
+    settings = json.loads(teacher.out)["settings"]
+    assert (settings["--sampler"], settings["--steps"], settings["--guidance-scale"], settings["--flow-shift"]) == (
+        "unipc", "2", "3.5", "3"), teacher
+
+
+def test_a_checkpoint_is_refused_where_a_stage_is_missing_or_it_is_too_large(tmp_path):
+    finished(tmp_path, "text", "vae", "teacher", "distill")
+    runs, model = tmp_path / "runs/tiny-shapes-ci", tmp_path / "model"
+    missing = tool(tmp_path, "--ship", model)
+    assert missing.returncode == 1 and "needs features first" in missing.stderr and not model.exists(), missing
+    finished(tmp_path, "features")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("mine")
+    other = tool(tmp_path, "--ship", tmp_path / "notes")
+    assert other.returncode == 1 and "no checkpoint" in other.stderr and os.listdir(tmp_path / "notes") == ["mine.txt"], other
+
+    shipped = sum(1 for _ in tool(tmp_path, "--ship", model).stdout.splitlines())
+    assert shipped == 7 and (model / "teacher").is_dir()
+    limit = 20_000_000
+    whole = sum(f.stat().st_size for f in model.rglob("*") if f.is_file() and not any(p.is_symlink() for p in (f, f.parent)))
+    padding = runs / "features/export/padding.bin"
+    padding.write_bytes(bytes(limit - whole + 1))
+    without = tool(tmp_path, "--ship", model)
+    assert without.returncode == 0 and "The teacher stays out" in without.stdout, without
+    assert not (model / "teacher").exists() and "teacher/" not in (model / "README.md").read_text()
+    padding.write_bytes(bytes(limit))
+    before = sorted(model.rglob("*"))
+    large = tool(tmp_path, "--ship", model)
+    assert large.returncode == 1 and "error[too_large]" in large.stderr and sorted(model.rglob("*")) == before, large
+    padding.unlink()
+    weights = runs / "distill/export/transformer/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4:] = b"\x00\x00\x80\x7f"  # infinity
+    weights.write_bytes(data)
+    broken = tool(tmp_path, "--ship", model)
+    assert broken.returncode == 1 and "not finite" in broken.stderr and sorted(model.rglob("*")) == before, broken
 
 
 @pytest.mark.slow
@@ -141,4 +244,8 @@ def test_the_whole_chain(tmp_path):
     made = subprocess.run(
         [str(binary()), "generate", "-m", "runs/tiny-shapes-ci/distill/export", "-p", "a small red circle", "--save-frames",
          "frames.safetensors"], cwd=unpacked, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert tool(tmp_path, "--ship", tmp_path / "model").returncode == 0
+    made = subprocess.run([str(binary()), "generate", "-m", "model/teacher", "-p", "a small red circle", "-o", "teacher.mp4"],
+                          cwd=tmp_path, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
