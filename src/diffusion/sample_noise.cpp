@@ -19,6 +19,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "base/check.h"
+#include "ops/sample_noise.h"
 
 namespace fastwan::diffusion {
 namespace {
@@ -61,6 +62,15 @@ int64_t elements_of_a_sample(const at::Tensor& like, std::span<const int64_t> sl
   return slots.empty() ? 0 : like.numel() / like.size(0);
 }
 
+at::Tensor slots_on(at::Device device, std::span<const int64_t> slots) {
+  return at::tensor(at::ArrayRef<int64_t>(slots.data(), slots.size()), at::kLong).to(device);
+}
+
+// The fourth word of the counter.
+int64_t tag_of(const NoiseKey& key) {
+  return static_cast<int64_t>(key.stream) | (key.draw << 16);
+}
+
 }  // namespace
 
 at::Tensor noise_by_tensor_operations(const at::Tensor& like,
@@ -68,13 +78,10 @@ at::Tensor noise_by_tensor_operations(const at::Tensor& like,
                                       std::span<const int64_t> slots) {
   const int64_t count = elements_of_a_sample(like, slots), groups = (count + 3) / 4;
   const auto options = at::TensorOptions(at::kLong).device(like.device());
-  const at::Tensor slot = at::tensor(at::ArrayRef<int64_t>(slots.data(), slots.size()), at::kLong)
-                              .to(like.device())
-                              .bitwise_and(kWord)
-                              .unsqueeze(1);                          // [B, 1]
+  const at::Tensor slot = slots_on(like.device(), slots).bitwise_and(kWord).unsqueeze(1);  // [B, 1]
   const at::Tensor group = at::arange(groups, options).unsqueeze(0);  // [1, groups]
   const at::Tensor zero = at::zeros_like(slot + group);               // [B, groups]
-  const int64_t stream = static_cast<int64_t>(key.stream) | (key.draw << 16);
+  const int64_t stream = tag_of(key);
   const auto words = philox_words(
       {zero + group, zero + slot, zero + (key.step & kWord), zero + (stream & kWord)}, key.seed);
   return at::cat({normal_pair(words[0], words[1]), normal_pair(words[2], words[3])}, -1)
@@ -87,6 +94,13 @@ at::Tensor noise_by_tensor_operations(const at::Tensor& like,
 
 at::Tensor noise_like(const at::Tensor& like, const NoiseKey& key, std::span<const int64_t> slots) {
   if (!like.device().is_cpu()) {
+    const at::Tensor on_device = slots_on(like.device(), slots);
+    if (ops::has_sample_noise(on_device)) {
+      return ops::sample_noise(on_device, elements_of_a_sample(like, slots),
+                               {.seed = key.seed, .step = key.step, .tag = tag_of(key)})
+          .reshape(like.sizes())
+          .to(like.scalar_type());
+    }
     return noise_by_tensor_operations(like, key, slots);
   }
   const int64_t count = elements_of_a_sample(like, slots);

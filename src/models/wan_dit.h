@@ -46,12 +46,16 @@ class Modulation {
   // table [U, K, D]: K vectors for each of U distinct timesteps; row [B] or [B, S] int64 says
   // which.
   Modulation(at::Tensor table, at::Tensor row) : table_(std::move(table)), row_(std::move(row)) {}
+  // The same, with the vectors of samples picked at once; those of tokens are picked as they are
+  // asked for: they are as large as activations.
+  Modulation of_samples() const;
   at::Tensor vector(int64_t k) const;  // [B, 1, D] or [B, S, D]
   const at::Tensor& table() const { return table_; }
   const at::Tensor& row() const { return row_; }
 
  private:
   at::Tensor table_, row_;
+  std::vector<at::Tensor> vectors_;
 };
 
 struct Rope {
@@ -135,9 +139,11 @@ class WanDit final : public torch::nn::Module {
     Modulation time;  // [U, 6, D]
     Rope rope;
   };
+  // rope: of the plan (rope_for), which callers keep with it.
   State head_in(const at::Tensor& latents,
                 const at::Tensor& timestep,
-                const ops::AttentionPlan& plan) const;
+                const ops::AttentionPlan& plan,
+                const Rope& rope) const;
   const std::vector<std::shared_ptr<WanBlock>>& blocks() const { return blocks_; }
   at::Tensor head_out(const State& state, at::IntArrayRef latent_sizes) const;
 
@@ -147,6 +153,7 @@ class WanDit final : public torch::nn::Module {
   const std::shared_ptr<const ops::Attention>& shared_attention() const { return attention_; }
   // The plan of a latent shape [B, C, T, H, W].
   ops::AttentionPlan plan_for(at::IntArrayRef latent_sizes, at::Device device) const;
+  Rope rope_for(const ops::AttentionPlan& plan, at::Device device) const;
 
  private:
   layout::WanDitConfig config_;

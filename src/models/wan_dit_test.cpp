@@ -97,7 +97,8 @@ TEST(WanDit, EveryBlockOfDiffusersIsFollowed) {
   const Case c("d1");
   const ops::AttentionPlan plan = c.plan();
   const at::Tensor text = c.model->embed_text(c.encoded);
-  WanDit::State state = c.model->head_in(c.latents, c.timestep, plan);
+  WanDit::State state =
+      c.model->head_in(c.latents, c.timestep, plan, c.model->rope_for(plan, at::kCPU));
   for (std::size_t i = 0; i < c.model->blocks().size(); ++i) {
     state.x = c.model->blocks()[i]->forward(state.x, text, state.time, state.rope,
                                             c.model->attention(), plan);

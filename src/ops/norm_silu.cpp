@@ -1,11 +1,9 @@
 #include "ops/norm_silu.h"
 
 #include <algorithm>
-#include <optional>
 #include <tuple>
 
 #include <ATen/Parallel.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -13,6 +11,7 @@
 #include "kernels/norm_silu/norm_silu.h"
 #include "ops/checks.h"
 #include "ops/element.h"
+#include "ops/gpu_operator.h"
 
 namespace fastwan::ops {
 namespace {
@@ -32,35 +31,30 @@ void into(const at::Tensor& out, const at::Tensor& x, const at::Tensor& gamma_an
                    });
 }
 
-// The operators of the CUDA library; nothing where it is not opened.
-std::optional<c10::OperatorHandle> gpu_operator(const char* name) {
-  return c10::Dispatcher::singleton().findSchema({name, ""});
-}
-
 struct GpuNormSilu : torch::autograd::Function<GpuNormSilu> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx,
                             const at::Tensor& x,
                             const at::Tensor& gamma) {
     ctx->save_for_backward({x, gamma});
-    static const auto run = gpu_operator("fastwan::_norm_silu")
-                                ->typed<at::Tensor(const at::Tensor&, const at::Tensor&)>();
-    return run.call(x, gamma);
+    static const auto run =
+        gpu_operator<at::Tensor(const at::Tensor&, const at::Tensor&)>("fastwan::_norm_silu");
+    return run->call(x, gamma);
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    static const auto run = gpu_operator("fastwan::_norm_silu_backward")
-                                ->typed<std::tuple<at::Tensor, at::Tensor>(
-                                    const at::Tensor&, const at::Tensor&, const at::Tensor&)>();
-    const auto [grad_x, grad_gamma] = run.call(grads[0], saved[0], saved[1]);
+    static const auto run = gpu_operator<std::tuple<at::Tensor, at::Tensor>(
+        const at::Tensor&, const at::Tensor&, const at::Tensor&)>("fastwan::_norm_silu_backward");
+    const auto [grad_x, grad_gamma] = run->call(grads[0], saved[0], saved[1]);
     return {grad_x, grad_gamma};
   }
 };
 
 bool has_gpu_norm_silu(const at::Tensor& x, const at::Tensor& gamma) {
-  const auto takes = gpu_operator("fastwan::_norm_silu_takes");
-  return takes && takes->typed<bool(const at::Tensor&, const at::Tensor&)>().call(x, gamma);
+  const auto takes =
+      gpu_operator<bool(const at::Tensor&, const at::Tensor&)>("fastwan::_norm_silu_takes");
+  return takes && takes->call(x, gamma);
 }
 
 }  // namespace

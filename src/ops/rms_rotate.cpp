@@ -1,14 +1,18 @@
 #include "ops/rms_rotate.h"
 
 #include <algorithm>
+#include <optional>
+#include <tuple>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/view_as_real.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include "kernels/rms_rotate/rms_rotate.h"
 #include "ops/checks.h"
 #include "ops/element.h"
+#include "ops/gpu_operator.h"
 
 namespace fastwan::ops {
 namespace {
@@ -16,7 +20,55 @@ namespace {
 constexpr const char* kOp = "rms_rotate";
 constexpr int64_t kElementsPerTask = 16384;  // below that a second thread costs more than it saves
 
+using MaybeTensor = std::optional<at::Tensor>;
+using Takes = bool(const at::Tensor&, const at::Tensor&, const MaybeTensor&);
+using Forward = at::Tensor(const at::Tensor&, const at::Tensor&, const MaybeTensor&, double, bool);
+using Backward = std::tuple<at::Tensor, at::Tensor>(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, const MaybeTensor&, double);
+
+// [S, d/2, 2], or nothing.
+MaybeTensor turns_of(const at::Tensor& rotation) {
+  return rotation.defined() ? MaybeTensor(at::view_as_real(rotation.squeeze(1))) : std::nullopt;
+}
+
+struct GpuRmsRotate : torch::autograd::Function<GpuRmsRotate> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx,
+                            const at::Tensor& x,
+                            const at::Tensor& weight,
+                            const MaybeTensor& turns,
+                            double eps,
+                            bool rounds_norm) {
+    ctx->save_for_backward({x, weight, turns.value_or(at::Tensor())});
+    ctx->saved_data["eps"] = eps;
+    static const auto run = gpu_operator<Forward>("fastwan::_rms_rotate");
+    return run->call(x, weight, turns, eps, rounds_norm);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& grads) {
+    const auto saved = ctx->get_saved_variables();
+    const MaybeTensor turns = saved[2].defined() ? MaybeTensor(saved[2]) : std::nullopt;
+    static const auto run = gpu_operator<Backward>("fastwan::_rms_rotate_backward");
+    const auto [grad_x, grad_weight] =
+        run->call(grads[0], saved[0], saved[1], turns, ctx->saved_data["eps"].toDouble());
+    const at::Tensor none;
+    return {grad_x, grad_weight, none, none, none};
+  }
+};
+
 }  // namespace
+
+bool has_gpu_rms_rotate(const RmsRotateInputs& in) {
+  if (!in.x.is_cuda()) {
+    return false;
+  }
+  const auto takes = gpu_operator<Takes>("fastwan::_rms_rotate_takes");
+  return takes && takes->call(in.x, in.weight, turns_of(in.rotation));
+}
+
+at::Tensor rms_rotate(const RmsRotateInputs& in) {
+  return GpuRmsRotate::apply(in.x, in.weight, turns_of(in.rotation), in.eps, in.rounds_norm);
+}
 
 bool has_rms_rotate(const at::Tensor& x) {
   return !at::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kFloat;

@@ -105,7 +105,8 @@ at::Tensor LayerStream::forward(const at::Tensor& latents,
                                 const ops::AttentionPlan& plan) {
   const models::WanDit& dit = *impl_->model;
   impl_->prefetch(0);
-  models::WanDit::State state = dit.head_in(latents, timestep, plan);
+  models::WanDit::State state =
+      dit.head_in(latents, timestep, plan, dit.rope_for(plan, latents.device()));
   for (std::size_t i = 0; i < dit.blocks().size(); ++i) {
     if (i + 1 < dit.blocks().size()) {
       impl_->prefetch(i + 1);

@@ -21,6 +21,7 @@ struct Parts {
   Units* frozen;   // null: everything trains
   std::shared_ptr<const ops::Attention> attention;
   ops::AttentionPlan plan;
+  models::Rope rope;
 
   int64_t last_unit() const { return static_cast<int64_t>(model->blocks().size()) + 1; }
   bool trains(int64_t unit) const {
@@ -146,19 +147,20 @@ class Call final : public torch::CustomClassHolder {
     const models::WanDit& model = *parts_.model;
     if (unit == 0) {
       const at::Tensor text = model.embed_text(in[1]);  // [B, L, D]
-      const models::WanDit::State state = model.head_in(in[0], timestep_, parts_.plan);
+      const models::WanDit::State state = model.head_in(in[0], timestep_, parts_.plan, parts_.rope);
       row_ = state.time.row();
-      rope_ = state.rope;
       return {state.x, state.temb, state.time.table(), text};
     }
     if (unit == parts_.last_unit()) {
-      return {model.head_out(
-          {.x = in[0], .temb = in[1], .time = models::Modulation(table_, row_), .rope = rope_},
-          latent_sizes_)};
+      return {model.head_out({.x = in[0],
+                              .temb = in[1],
+                              .time = models::Modulation(table_, row_),
+                              .rope = parts_.rope},
+                             latent_sizes_)};
     }
     const models::WanBlock& block = *model.blocks()[static_cast<std::size_t>(unit - 1)];
-    return {block.forward(in[0], in[2], models::Modulation(in[1], row_), rope_, *parts_.attention,
-                          parts_.plan)};
+    return {block.forward(in[0], in[2], models::Modulation(in[1], row_), parts_.rope,
+                          *parts_.attention, parts_.plan)};
   }
 
   // Gradients of the unit's outputs to those of its inputs; its parameters' are added to the
@@ -201,7 +203,6 @@ class Call final : public torch::CustomClassHolder {
   at::Tensor timestep_;             // [B] or [B, S]
   at::Tensor temb_, table_, text_;  // [U, D], [U, 6, D], [B, L, D]: leaves
   at::Tensor row_;                  // as timestep: which of U
-  models::Rope rope_;
   std::vector<Segment> segments_;
 };
 
@@ -329,13 +330,15 @@ at::Tensor Network::velocity(const at::Tensor& latents,
   const std::vector<int64_t> grid = latents.sizes().slice(2).vec();  // T, H, W
   if (plan_grid_ != grid) {
     plan_ = model_->plan_for(latents.sizes(), latents.device());
+    rope_ = model_->rope_for(plan_, latents.device());
     plan_grid_ = grid;
   }
   const auto call = c10::make_intrusive<Call>(Parts{.model = model_.get(),
                                                     .trained = trained_.get(),
                                                     .frozen = frozen_.get(),
                                                     .attention = attention_,
-                                                    .plan = plan_},
+                                                    .plan = plan_,
+                                                    .rope = rope_},
                                               options_);
   const bool wants_gradient =
       c10::GradMode::is_enabled() &&

@@ -95,7 +95,8 @@ class Network {
   std::shared_ptr<const ops::Attention> attention_;
   std::unique_ptr<Units> trained_;  // either may be absent
   std::shared_ptr<Units> frozen_;   // of several networks where they share a base
-  ops::AttentionPlan plan_;         // of the last latent shape
+  ops::AttentionPlan plan_;
+  models::Rope rope_;               // of the last latent shape
   std::vector<int64_t> plan_grid_;  // its T, H, W
   at::Tensor anchor_;               // makes the result of a call want a gradient
 };

@@ -133,6 +133,126 @@ def check_norm_silu():
     return ok & report("norm_silu of 6 channels is left to the plain version", not torch.ops.fastwan._norm_silu_takes(odd, odd[0]))
 
 
+def plain_residual_norm(x, y, gate, scale, shift, adds_one):
+    """sum and norm by the formula, without roundings in between."""
+    total = x if y is None else x + (y if gate is None else gate * y)
+    if scale is None:
+        return [total]
+    normed = torch.nn.functional.layer_norm(total, (x.shape[-1],), eps=1e-6) * (int(adds_one) + scale) + shift
+    return [normed] if y is None else [total, normed]
+
+
+def check_residual_norm():
+    """Forward and backward against float64. bf16: two roundings of the norm forward, one of each gradient; a norm that
+    reads the rounded sum sees 2^-9 of it."""
+    ok = True
+    shapes = ((1, 1, 4), (2, 3, 64), (64, 33, 128), (3, 65, 192), (2, 63, 256), (2, 40, 260), (1, 1000, 1536), (2, 17, 3072), (1, 9, 5120))
+    kinds = {"norm": (False, False, True), "gated sum": (True, True, False), "sum and norm": (True, False, True), "gated sum and norm": (True, True, True)}
+    for dtype, limit in ((torch.float32, 3e-6), (torch.bfloat16, 1.2e-2)):
+        for B, S, C in shapes:
+            for kind, (adds, gates, norms) in kinds.items():
+                for shared in (False, True):  # vectors of samples, as views of one table, or one vector for all
+                    torch.manual_seed(C + S)
+                    x, y, *grads = (torch.randn(B, S, C, device="cuda").mul_(2).to(dtype) for _ in range(4))
+                    table = torch.randn(B, 6, C, device="cuda").unsqueeze(2)
+                    gate = table[:, 2] if gates else None
+                    scale, shift = (torch.randn(2, C, device="cuda") if shared else (table[:, 1], table[:, 0])) if norms else (None, None)
+                    adds_one, rounded = not shared, not gates
+                    given = [x, y if adds else None, gate, scale, shift]
+                    name = f"residual_norm {kind} {B} x {S} x {C}{', shared' if shared else ''}, {str(dtype)[6:]}:"
+                    ok &= report(name + " is taken", torch.ops.fastwan._residual_norm_takes(*given))
+                    leaves = [None if t is None else t.double().requires_grad_() for t in given]
+                    want = plain_residual_norm(*leaves, adds_one)
+                    upstream = grads[:len(want)]
+                    wanted = [t for t in leaves if t is not None]
+                    exact = [*(t.detach() for t in want), *torch.autograd.grad(want, wanted, [g.double() for g in upstream])]
+                    exact = {what: t for what, t in zip([*["sum"] * adds, *["normed"] * norms, *[w for w, t in zip(("x", "y", "gate", "scale", "shift"), given) if t is not None]], exact)}
+
+                    def run():
+                        total, out = torch.ops.fastwan._residual_norm(*given, 1e-6, adds_one, False, rounded)
+                        of_sum, of_out = (upstream[0] if adds else None), (upstream[-1] if norms else None)
+                        dx, dy, of = torch.ops.fastwan._residual_norm_backward(of_sum, of_out, *given[:4], 1e-6, adds_one, rounded)
+                        got = {"sum": total, "normed": out, "x": dx if norms else of_sum, "y": dy if gates else dx}
+                        for k, what in enumerate(("gate", "scale", "shift")):
+                            vectors = of[:, k:k + 1]
+                            got[what] = vectors.sum((0, 1)) if given[2 + k] is not None and given[2 + k].dim() == 1 else vectors
+                        return got
+
+                    got, again = run(), run()
+                    for what, t in exact.items():
+                        near = C <= 4  # a row of four may have next to no variance
+                        ok &= report(f"{name} {what}", error(got[what], t) < limit * (4 if near else 1) and torch.equal(got[what], again[what]), f"{error(got[what], t):.1e}")
+    x = torch.randn(2, 5, 64, device="cuda", dtype=torch.bfloat16)
+    scale, shift = torch.randn(2, 2, 1, 64, device="cuda")
+    norm = torch.nn.functional.layer_norm(x.float(), (64,), eps=1e-6).bfloat16().float()
+    got = torch.ops.fastwan._residual_norm(x, None, None, scale, shift, 1e-6, True, True, True)[1]
+    near = (got.float() - torch.addcmul(shift, norm, 1 + scale)).abs() <= 2.0**-7 * (1 + scale.abs()) * (1 + norm.abs())
+    ok &= report("residual_norm rounds the norm before its scale", bool(near.all()))
+    per_token = torch.randn(2, 5, 64, device="cuda")
+    return ok & report("residual_norm with vectors of tokens is left to the plain version", not torch.ops.fastwan._residual_norm_takes(x, None, None, per_token, per_token))
+
+
+def check_rms_rotate():
+    """Forward and backward against float64; bf16 rounds three times forward and once backward."""
+    ok = True
+    for dtype, limit in ((torch.float32, 3e-6), (torch.bfloat16, 1.2e-2)):
+        for B, S, heads, d in ((1, 1, 1, 4), (2, 33, 2, 64), (3, 65, 3, 64), (2, 7, 5, 52), (1, 1000, 12, 128), (2, 9, 40, 128)):
+            for rotates, rounds in ((True, True), (True, False), (False, True), (False, False)):
+                torch.manual_seed(S)
+                C = heads * d
+                x, grad = (torch.randn(B, S, C, device="cuda").to(dtype) for _ in range(2))
+                weight = torch.randn(C, device="cuda").to(dtype)
+                angle = torch.randn(S, d // 2, device="cuda")
+                turns = torch.stack([angle.cos(), angle.sin()], -1) if rotates else None
+                name = f"rms_rotate {B} x {S} x {heads} x {d}{', turned' if rotates else ''}{', rounded' if rounds else ''}, {str(dtype)[6:]}:"
+                ok &= report(name + " is taken", torch.ops.fastwan._rms_rotate_takes(x, weight, turns))
+                leaves = [t.double().requires_grad_() for t in (x, weight)]
+                want = torch.nn.functional.rms_norm(leaves[0], (C,), leaves[1], 1e-6)
+                if rotates:
+                    pairs = torch.view_as_complex(want.unflatten(-1, (heads, d // 2, 2)))
+                    want = torch.view_as_real(pairs * torch.view_as_complex(turns.double()).unsqueeze(1)).flatten(-3)
+                exact = [want.detach(), *torch.autograd.grad(want, leaves, grad.double())]
+
+                def run():
+                    return [torch.ops.fastwan._rms_rotate(x, weight, turns, 1e-6, rounds), *torch.ops.fastwan._rms_rotate_backward(grad, x, weight, turns, 1e-6)]
+
+                for what, got, again, t in zip(("output", "gradient of x", "gradient of the weight"), run(), run(), exact):
+                    ok &= report(f"{name} {what}", error(got, t) < limit and torch.equal(got, again), f"{error(got, t):.1e}")
+    odd = torch.ones(1, 2, 6, device="cuda")
+    return ok & report("rms_rotate of 6 channels is left to the plain version", not torch.ops.fastwan._rms_rotate_takes(odd, odd[0, 0], None))
+
+
+def plain_noise(slots, count, seed, step, tag):
+    """Philox4x32-10 on Python's integers, Box-Muller in float64."""
+    rows = []
+    for slot in slots:
+        numbers = []
+        for group in range((count + 3) // 4):
+            c, k = [group, slot % 2**32, step % 2**32, tag % 2**32], [seed % 2**32, seed >> 32]
+            for _ in range(10):
+                p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+                c = [(p1 >> 32) ^ c[1] ^ k[0], p1 % 2**32, (p0 >> 32) ^ c[3] ^ k[1], p0 % 2**32]
+                k = [(k[0] + 0x9E3779B9) % 2**32, (k[1] + 0xBB67AE85) % 2**32]
+            u = [((w >> 8) + 0.5) * 2.0**-24 for w in c]
+            for a, b in (u[:2], u[2:]):
+                rho = math.sqrt(-2 * math.log(a))
+                numbers += [rho * math.cos(2 * math.pi * b), rho * math.sin(2 * math.pi * b)]
+        rows.append(numbers[:count])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def check_sample_noise():
+    """Against float64: one rounding to float32."""
+    ok = True
+    for slots, count, seed, step, tag in (([0], 1, 0, 0, 0), ([7, 2**40 + 3, 1], 1027, 2**63 + 5, 2**33 + 9, 3 | 5 << 16), ([1, 2], 2048, 1000, 77, 2)):
+        signed = seed - 2**64 if seed >= 2**63 else seed
+        got = torch.ops.fastwan._sample_noise(torch.tensor(slots, device="cuda"), count, signed, step, tag).cpu().double()
+        want = plain_noise(slots, count, seed, step, tag)
+        far = ((got - want).abs() / want.abs().clamp_min(1e-30)).max()
+        ok &= report(f"sample_noise {len(slots)} x {count}", bool(far < 1e-7), f"{float(far):.1e}")
+    return ok
+
+
 def check_declared():
     """Schemas and fake tensors agree with what the CUDA implementations do."""
     ok = True
@@ -197,7 +317,7 @@ def main():
     folder = pathlib.Path(sys.argv[1])
     for library in ("libfastwan_ops.so", "libfastwan_ops_cuda.so"):
         torch.ops.load_library(str(folder / library))
-    start, ok = time.monotonic(), check_parts() & check_norm_silu()
+    start, ok = time.monotonic(), check_parts() & check_norm_silu() & check_residual_norm() & check_rms_rotate() & check_sample_noise()
     for dtype in TYPES:
         ok &= check_block_attention(dtype)
         ok &= check_raster(dtype, (5, 6, 7), 2, 128, 8)

@@ -3,51 +3,16 @@
 //           memory a thread and four channels, for the sums of gamma's gradient
 #include <algorithm>
 
-#include <cuda_bf16.h>
-
 #include "kernels/common/cuda_launch.h"
+#include "kernels/common/row_team.h"
 #include "kernels/norm_silu/norm_silu.h"
 
 namespace fastwan::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kWarp = 32;
-constexpr int kWidth = 4;             // channels that a lane loads at once
 constexpr int64_t kMaxBlocks = 2048;  // of the backward: each leaves a row of partial sums
 constexpr float kSmallest = 1e-12F;
-
-struct Four {
-  float at[kWidth];
-};
-
-__device__ Four load(const float* from) {
-  const float4 x = *reinterpret_cast<const float4*>(from);
-  return {{x.x, x.y, x.z, x.w}};
-}
-__device__ Four load(const __nv_bfloat16* from) {
-  const uint2 bits = *reinterpret_cast<const uint2*>(from);
-  return {{__uint_as_float(bits.x << 16), __uint_as_float(bits.x & 0xffff0000U),
-           __uint_as_float(bits.y << 16), __uint_as_float(bits.y & 0xffff0000U)}};
-}
-__device__ void store(const Four& x, float* to) {
-  *reinterpret_cast<float4*>(to) = make_float4(x.at[0], x.at[1], x.at[2], x.at[3]);
-}
-__device__ void store(const Four& x, __nv_bfloat16* to) {
-  const auto bits = [](float v) {
-    return static_cast<unsigned>(__bfloat16_as_ushort(__float2bfloat16_rn(v)));
-  };
-  *reinterpret_cast<uint2*>(to) =
-      make_uint2(bits(x.at[0]) | bits(x.at[1]) << 16, bits(x.at[2]) | bits(x.at[3]) << 16);
-}
-
-// As the element's type holds it.
-__device__ float rounded(float x, const float* /*type*/) {
-  return x;
-}
-__device__ float rounded(float x, const __nv_bfloat16* /*type*/) {
-  return __bfloat162float(__float2bfloat16_rn(x));
-}
 
 // x / length * root in the order in which each type rounds it.
 __device__ float normed(float x, float length, float root, const float* /*type*/) {
@@ -59,13 +24,6 @@ __device__ float normed(float x, float length, float root, const __nv_bfloat16* 
 
 __device__ float sigmoid(float v) {
   return 1.0F / (1.0F + __expf(-v));
-}
-
-__device__ float sum_over(float x, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) {
-    x += __shfl_xor_sync(0xffffffffU, x, offset);
-  }
-  return x;
 }
 
 struct Share {
@@ -80,12 +38,12 @@ struct Share {
 };
 
 // The lane's channels of a row, zeros beyond its end, and |row| of at least kSmallest.
-template <int kChunks, class Element>
+template <int kShares, class Element>
 __device__ float load_row(
-    const Share& share, const Element* row, int C, bool is_there, Four (&x)[kChunks]) {
+    const Share& share, const Element* row, int C, bool is_there, Four (&x)[kShares]) {
   float squares = 0;
 #pragma unroll
-  for (int k = 0; k < kChunks; ++k) {
+  for (int k = 0; k < kShares; ++k) {
     const int c = share.channel(k);
     x[k] = is_there && c < C ? load(row + c) : Four{};
 #pragma unroll
@@ -96,7 +54,7 @@ __device__ float load_row(
   return fmaxf(sqrtf(sum_over(squares, share.lanes)), kSmallest);
 }
 
-template <int kChunks, class Element>
+template <int kShares, class Element>
 __global__ void __launch_bounds__(kThreads) forward_kernel(
     const Element* x, const Element* gamma, Element* out, int64_t R, int C, int lanes) {
   const Share share(lanes);
@@ -105,10 +63,10 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * share.rows_per_block; first < R;
        first += step) {
     const int64_t i = first + share.row_in_block;
-    Four row[kChunks];
+    Four row[kShares];
     const float length = load_row(share, x + i * C, C, i < R, row);
 #pragma unroll
-    for (int k = 0; k < kChunks; ++k) {
+    for (int k = 0; k < kShares; ++k) {
       const int c = share.channel(k);
       if (i < R && c < C) {
         const Four scale = load(gamma + c);
@@ -124,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(
   }
 }
 
-template <int kChunks, class Element>
+template <int kShares, class Element>
 __global__ void __launch_bounds__(kThreads) backward_kernel(const Element* grad_out,
                                                             const Element* x,
                                                             const Element* gamma,
@@ -136,16 +94,16 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Element* grad_
   const Share share(lanes);
   const float root = sqrtf(static_cast<float>(C));
   const int64_t step = static_cast<int64_t>(gridDim.x) * share.rows_per_block;
-  Four of_gamma[kChunks] = {};
+  Four of_gamma[kShares] = {};
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * share.rows_per_block; first < R;
        first += step) {
     const int64_t i = first + share.row_in_block;
-    Four row[kChunks], g[kChunks];
+    Four row[kShares], g[kShares];
     const float length = load_row(share, x + i * C, C, i < R, row);
     const float s = root / length;
     float along = 0;
 #pragma unroll
-    for (int k = 0; k < kChunks; ++k) {
+    for (int k = 0; k < kShares; ++k) {
       const int c = share.channel(k);
       const bool is_there = i < R && c < C;
       const Four scale = is_there ? load(gamma + c) : Four{};
@@ -162,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Element* grad_
     along = sum_over(along, share.lanes);
     const float share_of_row = length > kSmallest ? along / length / length : 0.0F;
 #pragma unroll
-    for (int k = 0; k < kChunks; ++k) {
+    for (int k = 0; k < kShares; ++k) {
       const int c = share.channel(k);
       if (i < R && c < C) {
         Four out;
@@ -177,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const Element* grad_
   // Rows of the block in their order, then one row of sums.
   __shared__ float sums[kThreads * kWidth];
 #pragma unroll
-  for (int k = 0; k < kChunks; ++k) {
+  for (int k = 0; k < kShares; ++k) {
     __syncthreads();
     store(of_gamma[k], &sums[threadIdx.x * kWidth]);
     __syncthreads();
@@ -224,19 +182,14 @@ void with_chunks(int64_t C, const Body& body) {
 }
 
 template <class Device, class Element>
-const Device* on_device(const Element* x) {
-  return reinterpret_cast<const Device*>(x);
-}
-
-template <class Device, class Element>
 void launch(const NormSiluArgs<Element>& a, int64_t R, void* stream) {
   if (R == 0) {
     return;
   }
-  with_chunks(a.C, [&]<int kChunks>() {
-    forward_kernel<kChunks><<<static_cast<unsigned>(blocks_of(R, a.C)), kThreads, 0,
+  with_chunks(a.C, [&]<int kShares>() {
+    forward_kernel<kShares><<<static_cast<unsigned>(blocks_of(R, a.C)), kThreads, 0,
                               static_cast<cudaStream_t>(stream)>>>(
-        on_device<Device>(a.x), on_device<Device>(a.gamma), reinterpret_cast<Device*>(a.out), R,
+        on_device<const Device>(a.x), on_device<const Device>(a.gamma), on_device<Device>(a.out), R,
         static_cast<int>(a.C), lanes_of(a.C));
   });
   check_launch("norm_silu");
@@ -247,11 +200,12 @@ void launch_backward(const NormSiluBackwardArgs<Element>& a,
                      float* grad_gamma,
                      int64_t R,
                      void* stream) {
-  with_chunks(a.C, [&]<int kChunks>() {
-    backward_kernel<kChunks><<<static_cast<unsigned>(blocks_of(R, a.C)), kThreads, 0,
+  with_chunks(a.C, [&]<int kShares>() {
+    backward_kernel<kShares><<<static_cast<unsigned>(blocks_of(R, a.C)), kThreads, 0,
                                static_cast<cudaStream_t>(stream)>>>(
-        on_device<Device>(a.grad_out), on_device<Device>(a.x), on_device<Device>(a.gamma),
-        reinterpret_cast<Device*>(a.grad_x), grad_gamma, R, static_cast<int>(a.C), lanes_of(a.C));
+        on_device<const Device>(a.grad_out), on_device<const Device>(a.x),
+        on_device<const Device>(a.gamma), on_device<Device>(a.grad_x), grad_gamma, R,
+        static_cast<int>(a.C), lanes_of(a.C));
   });
   check_launch("norm_silu_backward");
 }

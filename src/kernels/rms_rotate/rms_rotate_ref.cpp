@@ -33,6 +33,38 @@ void rms_rotate(const RmsRotateArgs<Element>& a, Range rows) {
   }
 }
 
+void rms_rotate_backward(const RmsRotateBackwardArgs<double>& a, double* grad_weight, Range rows) {
+  const auto C = static_cast<double>(a.C);
+  std::vector<double> g(static_cast<std::size_t>(a.C));
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const double *x = a.x + i * a.C, *grad_out = a.grad_out + i * a.C;
+    double squares = 0, along = 0;
+    for (int64_t c = 0; c < a.C; ++c) {
+      squares += x[c] * x[c];
+    }
+    const double scale = 1 / std::sqrt(squares / C + a.eps);
+    for (int64_t c = 0; c < a.C; c += 2) {
+      double cosine = 1, sine = 0;
+      if (a.rotation != nullptr) {
+        cosine = a.rotation[i % a.S * a.d + c % a.d];
+        sine = a.rotation[i % a.S * a.d + c % a.d + 1];
+      }
+      const auto pair = static_cast<std::size_t>(c);
+      g[pair] = grad_out[c] * cosine + grad_out[c + 1] * sine;
+      g[pair + 1] = grad_out[c + 1] * cosine - grad_out[c] * sine;
+    }
+    for (int64_t c = 0; c < a.C; ++c) {
+      const double of_row = g[static_cast<std::size_t>(c)];
+      grad_weight[c] += of_row * x[c] * scale;
+      along += of_row * a.weight[c] * x[c] * scale / C;
+    }
+    for (int64_t c = 0; c < a.C; ++c) {
+      a.grad_x[i * a.C + c] =
+          (g[static_cast<std::size_t>(c)] * a.weight[c] - x[c] * scale * along) * scale;
+    }
+  }
+}
+
 template void rms_rotate(const RmsRotateArgs<double>&, Range);
 template void rms_rotate(const RmsRotateArgs<float>&, Range);
 

@@ -1,9 +1,7 @@
 #include <map>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addcmul.h>
 #include <ATen/ops/gelu.h>
-#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/view_as_complex.h>
 #include <ATen/ops/view_as_real.h>
@@ -11,30 +9,11 @@
 #include "base/text.h"
 #include "models/layout/tensors.h"
 #include "models/wan_dit.h"
+#include "ops/residual_norm.h"
 #include "ops/rms_rotate.h"
 
 namespace fastwan::models {
 namespace {
-
-// LN(x) * (1 + scale) + shift in the type of shift and scale: one rounding at the end, or one
-// before the scale too.
-at::Tensor modulated(const at::Tensor& x,
-                     const at::Tensor& shift,
-                     const at::Tensor& scale,
-                     double eps,
-                     bool rounds_norm,
-                     at::ScalarType type) {
-  const at::ScalarType wide = shift.scalar_type();
-  if (!rounds_norm && shift.numel() == x.size(-1)) {  // one row of modulation: one pass over x
-    return at::layer_norm(x.to(wide), {x.size(-1)}, (1 + scale).flatten(), shift.flatten(), eps)
-        .to(type);
-  }
-  at::Tensor norm = at::layer_norm(x.to(wide), {x.size(-1)}, {}, {}, eps);
-  if (rounds_norm) {
-    norm = norm.to(type).to(wide);
-  }
-  return at::addcmul(shift, norm, 1 + scale).to(type);
-}
 
 // RMS over the full width, before the heads are split.
 at::Tensor rms(const at::Tensor& x, const at::Tensor& weight, double eps, bool rounds_norm) {
@@ -57,16 +36,6 @@ bool may_overwrite() {
   return !at::GradMode::is_enabled();
 }
 
-// x + y * gate in the type of the gate; y is used up.
-at::Tensor gated_sum(const at::Tensor& x, const at::Tensor& y, const at::Tensor& gate) {
-  const at::ScalarType wide = gate.scalar_type();
-  at::Tensor wide_y = y.to(wide);
-  if (!may_overwrite()) {
-    return at::addcmul(x.to(wide), wide_y, gate);
-  }
-  return at::addcmul_out(wide_y, x.to(wide), wide_y, gate);
-}
-
 // RMS norm, split into heads, rotated where a rope is given.
 struct HeadsArgs {
   const at::Tensor& weight;  // [D]
@@ -83,13 +52,33 @@ at::Tensor normed_heads(at::Tensor x, const HeadsArgs& args) {  // [B, S, D] -> 
                      args.eps);
     return x.unflatten(-1, heads);
   }
+  const ops::RmsRotateInputs in{
+      .x = x,
+      .weight = args.weight,
+      .rotation = args.rope != nullptr ? args.rope->rotation : at::Tensor(),
+      .eps = args.eps,
+      .rounds_norm = rounds_norm};
+  if (ops::has_gpu_rms_rotate(in)) {
+    return ops::rms_rotate(in).unflatten(-1, heads);
+  }
   const at::Tensor split = rms(x, args.weight, args.eps, rounds_norm).unflatten(-1, heads);
   return args.rope != nullptr ? rotated(split, *args.rope) : split;
 }
 
 }  // namespace
 
+Modulation Modulation::of_samples() const {
+  Modulation picked = *this;
+  if (row_.dim() == 1) {
+    picked.vectors_ = table_.index_select(0, row_).unsqueeze(2).unbind(1);  // K of [B, 1, D]
+  }
+  return picked;
+}
+
 at::Tensor Modulation::vector(int64_t k) const {
+  if (!vectors_.empty()) {
+    return vectors_[static_cast<std::size_t>(k)];
+  }
   const at::Tensor rows = table_.select(1, k);                     // [U, D]
   const at::Tensor picked = rows.index_select(0, row_.flatten());  // [B or B*S, D]
   return row_.dim() == 1 ? picked.unsqueeze(1)
@@ -182,27 +171,31 @@ at::Tensor WanBlock::forward(const at::Tensor& x_in,
                              const Rope& rope,
                              const ops::Attention& attention,
                              const ops::AttentionPlan& plan) const {
-  const at::ScalarType type = profile_.compute;
   const at::ScalarType wide = profile_.wide;
-  const bool rounds = profile_.rounds_norm_before_scale;
-  const Modulation m(scale_shift_table_.to(wide) + time.table(),
-                     time.row());  // 6 vectors: shift, scale, gate twice
+  const Modulation m = Modulation(scale_shift_table_.to(wide) + time.table(), time.row())
+                           .of_samples();  // 6 vectors: shift, scale, gate twice
 
   const at::Tensor n1 =
-      modulated(x_in, m.vector(0), m.vector(1), eps_, /*rounds_norm=*/false, type);
-  const at::Tensor seen = self_attention(n1, rope, attention, plan);
-  const at::Tensor sum = gated_sum(x_in, seen, m.vector(2));  // unrounded
-  at::Tensor x = sum.to(type);                                // see the video
-  const at::Tensor read = profile_.norm2_reads_unrounded ? sum : x.to(wide);
-  const at::Tensor n2 =
-      at::layer_norm(read, {read.size(-1)}, norm2_weight_.to(wide), norm2_bias_.to(wide), eps_)
-          .to(type);
-  const at::Tensor heard = cross_attention(n2, text);
-  x = may_overwrite() ? heard.add_(x) : x + heard;  // hear the prompt
-  const at::Tensor n3 = modulated(x, m.vector(3), m.vector(4), eps_, rounds, type);
-  at::Tensor hidden = ffn_in_(n3);  // [B, S, F]
+      ops::residual_norm({.x = x_in, .scale = m.vector(1), .shift = m.vector(0), .eps = eps_})
+          .normed;
+  const auto see = ops::residual_norm({.x = x_in,
+                                       .y = self_attention(n1, rope, attention, plan),
+                                       .gate = m.vector(2),
+                                       .scale = norm2_weight_.to(wide),
+                                       .shift = norm2_bias_.to(wide),
+                                       .eps = eps_,
+                                       .adds_one = false,
+                                       .reads_rounded = !profile_.norm2_reads_unrounded});
+  const auto hear = ops::residual_norm({.x = see.sum,
+                                        .y = cross_attention(see.normed, text),
+                                        .scale = m.vector(4),
+                                        .shift = m.vector(3),
+                                        .eps = eps_,
+                                        .rounds_norm = profile_.rounds_norm_before_scale});
+  at::Tensor hidden = ffn_in_(hear.normed);  // [B, S, F]
   hidden = may_overwrite() ? at::gelu_(hidden, "tanh") : at::gelu(hidden, "tanh");
-  return gated_sum(x, ffn_out_(hidden), m.vector(5)).to(type);  // think; [B, S, D]
+  return ops::residual_norm({.x = hear.sum, .y = ffn_out_(hidden), .gate = m.vector(5)})
+      .sum;  // think; [B, S, D]
 }
 
 }  // namespace fastwan::models

@@ -65,13 +65,19 @@ ops::AttentionPlan WanDit::plan_for(at::IntArrayRef latent_sizes, at::Device dev
                          latent_sizes[4] / config_.patch_w, device);
 }
 
+Rope WanDit::rope_for(const ops::AttentionPlan& plan, at::Device device) const {
+  return make_rope({.head_dim = config_.head_dim, .T = plan.T, .H = plan.H, .W = plan.W},
+                   profile_.wide, device);
+}
+
 at::Tensor WanDit::embed_text(const at::Tensor& encoded) const {
   return text_2_(at::gelu(text_1_(encoded.to(profile_.compute)), "tanh"));  // [B, L, D]
 }
 
 WanDit::State WanDit::head_in(const at::Tensor& latents,
                               const at::Tensor& timestep,
-                              const ops::AttentionPlan& plan) const {
+                              const ops::AttentionPlan& plan,
+                              const Rope& rope) const {
   const int64_t B = latents.size(0);
   const int64_t S = plan.T * plan.H * plan.W;
   Shapes shapes("WanDit");
@@ -94,11 +100,7 @@ WanDit::State WanDit::head_in(const at::Tensor& latents,
   const at::Tensor temb = time_2_(at::silu(time_1_(wave))).to(profile_.compute);  // [U, D]
   const at::Tensor tproj =
       time_proj_(at::silu(temb)).unflatten(1, {6, config_.width()}).to(profile_.wide);  // [U, 6, D]
-  return {.x = x,
-          .temb = temb,
-          .time = Modulation(tproj, row),
-          .rope = make_rope({.head_dim = config_.head_dim, .T = plan.T, .H = plan.H, .W = plan.W},
-                            profile_.wide, latents.device())};
+  return {.x = x, .temb = temb, .time = Modulation(tproj, row), .rope = rope};
 }
 
 at::Tensor WanDit::head_out(const State& state, at::IntArrayRef latent_sizes) const {
@@ -131,7 +133,7 @@ at::Tensor WanDit::forward(const at::Tensor& latents,
                            const at::Tensor& text,
                            const ops::AttentionPlan& plan) const {
   Shapes("WanDit").expect("text", text.sizes(), str(latents.size(0), " L ", config_.width()));
-  State state = head_in(latents, timestep, plan);
+  State state = head_in(latents, timestep, plan, rope_for(plan, latents.device()));
   for (const auto& block : blocks_) {
     state.x = block->forward(state.x, text, state.time, state.rope, *attention_, plan);
   }

@@ -32,6 +32,12 @@ at::Tensor for_copy_engine(const at::Tensor& x) {
   return suits ? x : x.contiguous();
 }
 
+at::Tensor dense_rows(const at::Tensor& x) {
+  const at::Tensor y = x.contiguous();
+  const auto alignment = static_cast<std::uintptr_t>(4 * y.element_size());
+  return reinterpret_cast<std::uintptr_t>(y.const_data_ptr()) % alignment == 0 ? y : y.clone();
+}
+
 void* current_stream(const at::Tensor& x) {
   return c10::cuda::getCurrentCUDAStream(x.get_device()).stream();
 }

@@ -15,6 +15,9 @@ Capability capability_of(const at::Tensor& x);
 // The tensor itself, or a dense copy if its rows cannot be copied 16 bytes at a time.
 at::Tensor for_copy_engine(const at::Tensor& x);  // [B, S, H, D], elements of two bytes
 
+// Dense and aligned for loads of four elements: the tensor itself, or a copy.
+at::Tensor dense_rows(const at::Tensor& x);
+
 void* current_stream(const at::Tensor& x);
 
 at::Tensor workspace_for(const at::Tensor& x, int64_t bytes);

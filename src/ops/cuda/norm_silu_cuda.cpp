@@ -18,16 +18,9 @@ bool takes(const at::Tensor& x, const at::Tensor& gamma) {
          kernels::cuda::takes_norm_silu(x.size(-1));
 }
 
-// Dense and aligned for loads of four elements.
-at::Tensor dense(const at::Tensor& x) {
-  const at::Tensor y = x.contiguous();
-  const auto alignment = static_cast<uintptr_t>(4 * y.element_size());
-  return reinterpret_cast<uintptr_t>(y.const_data_ptr()) % alignment == 0 ? y : y.clone();
-}
-
 at::Tensor forward(const at::Tensor& x_any, const at::Tensor& gamma_any) {
   const c10::cuda::CUDAGuard guard(x_any.device());
-  const at::Tensor x = dense(x_any), gamma = dense(gamma_any);  // [..., C], [C]
+  const at::Tensor x = dense_rows(x_any), gamma = dense_rows(gamma_any);  // [..., C], [C]
   const at::Tensor out = at::empty_like(x);
   const int64_t C = x.size(-1);
   with_element(x, [&](auto element) {
@@ -45,7 +38,8 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_any,
                                             const at::Tensor& x_any,
                                             const at::Tensor& gamma_any) {
   const c10::cuda::CUDAGuard guard(x_any.device());
-  const at::Tensor x = dense(x_any), gamma = dense(gamma_any), grad = dense(grad_any);
+  const at::Tensor x = dense_rows(x_any), gamma = dense_rows(gamma_any),
+                   grad = dense_rows(grad_any);
   const at::Tensor grad_x = at::empty_like(x);
   const int64_t C = x.size(-1), R = x.numel() / C;
   const at::Tensor parts =

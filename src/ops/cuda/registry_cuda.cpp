@@ -1,5 +1,5 @@
 // The operators' CUDA implementations. Schemas stand in ops/registry.cpp; those defined below exist
-// only where this library is loaded, and video_sparse_attn_raster and norm_silu ask for them.
+// only where this library is loaded; the functions of ops/ that use them ask for them.
 #include "ops/cuda/registry_cuda.h"
 
 namespace fastwan::ops {
@@ -7,6 +7,9 @@ namespace fastwan::ops {
 TORCH_LIBRARY_FRAGMENT(fastwan, m) {
   define_video_sparse_attn_cuda(m);
   define_norm_silu_cuda(m);
+  define_residual_norm_cuda(m);
+  define_rms_rotate_cuda(m);
+  define_sample_noise_cuda(m);
 }
 
 TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
@@ -15,6 +18,9 @@ TORCH_LIBRARY_IMPL(fastwan, CUDA, m) {
   register_block_attention_cuda(m);
   register_video_sparse_attn_cuda(m);
   register_norm_silu_cuda(m);
+  register_residual_norm_cuda(m);
+  register_rms_rotate_cuda(m);
+  register_sample_noise_cuda(m);
 }
 
 }  // namespace fastwan::ops

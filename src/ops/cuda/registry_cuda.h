@@ -12,5 +12,11 @@ void define_video_sparse_attn_cuda(torch::Library& m);
 void register_video_sparse_attn_cuda(torch::Library& m);
 void define_norm_silu_cuda(torch::Library& m);
 void register_norm_silu_cuda(torch::Library& m);
+void define_residual_norm_cuda(torch::Library& m);
+void register_residual_norm_cuda(torch::Library& m);
+void define_rms_rotate_cuda(torch::Library& m);
+void register_rms_rotate_cuda(torch::Library& m);
+void define_sample_noise_cuda(torch::Library& m);
+void register_sample_noise_cuda(torch::Library& m);
 
 }  // namespace fastwan::ops
