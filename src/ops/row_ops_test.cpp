@@ -1,18 +1,26 @@
-// norm_silu and rms_rotate_: one pass over rows, against torch's own operators.
+// Operations over rows: norm_silu and rms_rotate_ against torch's own operators, residual_norm
+// against its reference.
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/addcmul.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/polar.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/randn_like.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/view_as_complex.h>
 #include <ATen/ops/view_as_real.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
+#include "kernels/residual_norm/residual_norm.h"
 #include "ops/norm_silu.h"
+#include "ops/residual_norm.h"
 #include "ops/rms_rotate.h"
 #include "support/compare.h"
 
@@ -79,6 +87,125 @@ TEST(RmsRotateOp, LeavesGradientsToOthersAndRefusesWhatDoesNotFit) {
                c10::ValueError);
   EXPECT_THROW(rms_rotate_(x, weight, at::randn({3, 1, 3}).to(at::kComplexFloat), 1e-6),
                c10::ValueError);
+}
+
+struct Kind {
+  bool adds, gates, norms, shares;
+};
+
+// The plain version in float64, values and gradients, and in place where no gradient is wanted.
+TEST(ResidualNormOp, IsItsReferenceWithGradients) {
+  for (const Kind kind : {Kind{false, false, true, false}, Kind{true, true, true, true},
+                          Kind{true, true, true, false}, Kind{true, false, true, false},
+                          Kind{true, true, false, false}}) {
+    constexpr int64_t kB = 2, kS = 5, kC = 12;
+    const auto wide = at::TensorOptions(at::kDouble);
+    const auto leaf = [&](bool is_there, at::IntArrayRef sizes) {
+      return is_there ? at::randn(sizes, wide).set_requires_grad(true) : at::Tensor();
+    };
+    const std::vector<int64_t> of_samples = {kB, 1, kC}, of_all = {kC};
+    const at::Tensor x = leaf(true, {kB, kS, kC}), y = leaf(kind.adds, {kB, kS, kC});
+    const at::Tensor gate = leaf(kind.gates, of_samples);
+    const at::Tensor scale = leaf(kind.norms, kind.shares ? of_all : of_samples);
+    const at::Tensor shift = leaf(kind.norms, kind.shares ? of_all : of_samples);
+    const ResidualNormInputs in{.x = x,
+                                .y = y,
+                                .gate = gate,
+                                .scale = scale,
+                                .shift = shift,
+                                .eps = 1e-6,
+                                .adds_one = !kind.shares,
+                                .reads_rounded = false};
+    const ResidualNormResults got = residual_norm(in);
+
+    const auto rows = [](const at::Tensor& vector) {
+      return kernels::PerSample<double>{
+          .data = vector.defined() ? vector.const_data_ptr<double>() : nullptr,
+          .stride = vector.defined() && vector.dim() == 3 ? kC : 0};
+    };
+    const kernels::ResidualNormRule<double> rule{.gate = rows(gate),
+                                                 .scale = rows(scale),
+                                                 .shift = rows(shift),
+                                                 .B = kB,
+                                                 .S = kS,
+                                                 .C = kC,
+                                                 .eps = 1e-6,
+                                                 .adds_one = !kind.shares};
+    const at::Tensor sum = at::zeros({kB, kS, kC}, wide), out = at::zeros({kB, kS, kC}, wide);
+    const double* const y_data = kind.adds ? y.const_data_ptr<double>() : nullptr;
+    kernels::ref::residual_norm({.x = x.const_data_ptr<double>(),
+                                 .y = y_data,
+                                 .sum = sum.mutable_data_ptr<double>(),
+                                 .out = out.mutable_data_ptr<double>(),
+                                 .rule = rule});
+    EXPECT_LT(testing::relative_l2(got.sum, sum), 1e-14);
+    const at::Tensor of_sum = at::randn({kB, kS, kC}, wide), of_out = at::randn_like(of_sum);
+    at::Tensor total = kind.adds ? (got.sum * of_sum).sum() : at::zeros({}, wide);
+    if (kind.norms) {
+      EXPECT_LT(testing::relative_l2(got.normed, out), 1e-14);
+      total = total + (got.normed * of_out).sum();
+    }
+    total.backward();
+
+    const at::Tensor grad_x = at::zeros_like(sum), grad_y = at::zeros_like(sum);
+    const at::Tensor grads = at::zeros({kB, 3, kC}, wide);
+    kernels::ref::residual_norm_backward(
+        {.grad_sum = kind.adds ? of_sum.const_data_ptr<double>() : nullptr,
+         .grad_out = kind.norms ? of_out.const_data_ptr<double>() : nullptr,
+         .x = x.const_data_ptr<double>(),
+         .y = y_data,
+         .grad_x = grad_x.mutable_data_ptr<double>(),
+         .grad_y = grad_y.mutable_data_ptr<double>(),
+         .rule = rule},
+        grads.mutable_data_ptr<double>());
+    EXPECT_LT(testing::relative_l2(x.grad(), grad_x), 1e-13);
+    if (kind.adds) {
+      EXPECT_LT(testing::relative_l2(y.grad(), grad_y), 1e-13);
+    }
+    int64_t which = 0;
+    for (const at::Tensor& vector : {gate, scale, shift}) {
+      const at::Tensor of_rows = grads.select(1, which++);  // [B, C]
+      if (vector.defined()) {
+        const at::Tensor want = vector.dim() == 1 ? of_rows.sum(0) : of_rows.unsqueeze(1);
+        EXPECT_LT(testing::relative_l2(vector.grad(), want), 1e-13) << which;
+      }
+    }
+
+    const at::NoGradGuard no_grad;
+    ResidualNormInputs again = in;
+    again.y = kind.adds ? y.detach().clone() : at::Tensor();  // it may be used up
+    const ResidualNormResults plain = residual_norm(again);
+    EXPECT_TRUE(testing::is_equal(plain.sum, got.sum));
+    if (kind.norms) {
+      EXPECT_TRUE(testing::is_equal(plain.normed, got.normed));
+    }
+  }
+}
+
+TEST(ResidualNormOp, RoundsWhereItIsTold) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = at::randn({2, 5, 64}).to(at::kBFloat16), y = at::randn_like(x);
+  const at::Tensor gate = at::randn({2, 1, 64}), scale = at::randn({2, 1, 64}),
+                   shift = at::randn({2, 1, 64});
+  const at::Tensor exact = at::addcmul(x.to(at::kFloat), y.to(at::kFloat), gate);
+  for (const bool reads_rounded : {true, false}) {
+    for (const bool rounds_norm : {true, false}) {
+      const auto got = residual_norm({.x = x,
+                                      .y = y.clone(),
+                                      .gate = gate,
+                                      .scale = scale,
+                                      .shift = shift,
+                                      .eps = 1e-6,
+                                      .rounds_norm = rounds_norm,
+                                      .reads_rounded = reads_rounded});
+      EXPECT_TRUE(testing::is_equal(got.sum, exact.to(at::kBFloat16)));
+      const at::Tensor read = reads_rounded ? got.sum.to(at::kFloat) : exact;
+      at::Tensor norm = at::layer_norm(read, {64}, {}, {}, 1e-6);
+      norm = rounds_norm ? norm.to(at::kBFloat16).to(at::kFloat) : norm;
+      EXPECT_TRUE(
+          testing::is_equal(got.normed, at::addcmul(shift, norm, 1 + scale).to(at::kBFloat16)));
+    }
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/common/central_differences.h"
 #include "kernels/common/every_target.h"
 
 namespace fastwan::kernels {
@@ -101,20 +102,8 @@ TEST(NormSilu, BackwardOfTheReferenceIsTheDerivative) {
                            .grad_x = grad_x.data(),
                            .C = kC},
                           grad_gamma.data(), {.begin = 0, .end = kRows});
-  const auto check = [&](std::vector<double>& values, const std::vector<double>& gradient) {
-    constexpr double kStep = 1e-6;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      const double kept = values[i];
-      values[i] = kept + kStep;
-      const double above = objective();
-      values[i] = kept - kStep;
-      const double below = objective();
-      values[i] = kept;
-      EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-8) << i;
-    }
-  };
-  check(x, grad_x);
-  check(gamma, grad_gamma);
+  testing::expect_gradient(x, grad_x, objective);
+  testing::expect_gradient(gamma, grad_gamma, objective);
 
   const std::vector<double> zeros(kC, 0.0);
   std::fill(grad_gamma.begin(), grad_gamma.end(), 0.0);

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/common/central_differences.h"
 #include "kernels/common/every_target.h"
 
 namespace fastwan::kernels {
@@ -65,6 +66,55 @@ TEST(RmsRotate, AgreesWithReferenceOnEveryInstructionSetInPlaceToo) {
         ASSERT_NEAR(static_cast<double>(got[i]), want[i], relative * length) << target << ", " << i;
       }
     });
+  }
+}
+
+TEST(RmsRotate, BackwardIsTheGradientOfForward) {
+  for (const bool has_rotation : {true, false}) {
+    constexpr int64_t kR = 4, kH = 2, kD = 4, kC = kH * kD, kS = 2;
+    std::vector<double> x, weight, rotation, upstream;
+    for (int64_t i = 0; i < kR * kC; ++i) {
+      x.push_back(std::sin(1.0 + 1.7 * static_cast<double>(i)));
+      upstream.push_back(std::cos(2.0 + 1.3 * static_cast<double>(i)));
+    }
+    for (int64_t i = 0; i < kC; ++i) {
+      weight.push_back(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i)));
+    }
+    for (int64_t i = 0; i < kS * kD / 2; ++i) {
+      rotation.push_back(std::cos(0.7 * static_cast<double>(i)));
+      rotation.push_back(std::sin(0.7 * static_cast<double>(i)));
+    }
+    const double* const turns = has_rotation ? rotation.data() : nullptr;
+    const auto sum = [&] {
+      std::vector<double> out(x.size());
+      ref::rms_rotate<double>({.x = x.data(),
+                               .weight = weight.data(),
+                               .rotation = turns,
+                               .out = out.data(),
+                               .C = kC,
+                               .d = kD,
+                               .S = kS,
+                               .eps = 1e-6},
+                              {.begin = 0, .end = kR});
+      double value = 0;
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        value += out[i] * upstream[i];
+      }
+      return value;
+    };
+    std::vector<double> grad_x(x.size()), grad_weight(weight.size());
+    ref::rms_rotate_backward({.grad_out = upstream.data(),
+                              .x = x.data(),
+                              .weight = weight.data(),
+                              .rotation = turns,
+                              .grad_x = grad_x.data(),
+                              .C = kC,
+                              .d = kD,
+                              .S = kS,
+                              .eps = 1e-6},
+                             grad_weight.data(), {.begin = 0, .end = kR});
+    testing::expect_gradient(x, grad_x, sum);
+    testing::expect_gradient(weight, grad_weight, sum);
   }
 }
 
