@@ -397,8 +397,10 @@ TEST(ShippedRecipes, ThePresetsOfTheStartFoldersRead) {
 
 TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
   const Recipe teacher = shipped("tiny-shapes/teacher");
-  EXPECT_EQ(shipped("tiny-shapes/vae").models.at("student").init_from,
+  EXPECT_EQ(shipped("tiny-shapes/vae-windows").models.at("student").init_from,
             shipped("tiny-shapes/text").training.checkpoint.export_path);
+  EXPECT_EQ(shipped("tiny-shapes/vae").models.at("student").init_from,
+            shipped("tiny-shapes/vae-windows").training.checkpoint.export_path);
   EXPECT_EQ(teacher.models.at("student").init_from,
             shipped("tiny-shapes/vae").training.checkpoint.export_path);
   for (const char* name : {"vsa", "distill", "distill-data", "dense", "ablation-no-gate"}) {
