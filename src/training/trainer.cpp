@@ -13,6 +13,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
 #include <unistd.h>
 
@@ -102,6 +103,15 @@ Metrics mean_over_ranks(distributed::Comm& comm, const Metrics& metrics) {
     mean.add(parse_json(text, "a rank's metrics").get<Metrics>());
   }
   return mean.mean();
+}
+
+// What torch's allocator held at most, of one GPU.
+int64_t peak_memory_bytes(at::Device gpu) {
+  constexpr std::size_t kAllPools = 0;
+  return c10::getDeviceAllocator(gpu.type())
+      ->getDeviceStats(gpu.has_index() ? gpu.index() : c10::DeviceIndex{0})
+      .allocated_bytes[kAllPools]
+      .peak;
 }
 
 // The first loss that is NaN or infinite; other figures may be undefined (the cosine of nothing).
@@ -433,6 +443,9 @@ struct Trainer::Impl {
     }
     if (options.operations && options.peak_rate) {
       metrics["mfu"] = metrics["flops_per_second"] / *options.peak_rate;
+    }
+    if (options.gpu) {
+      metrics["gpu_peak_memory_bytes"] = static_cast<double>(peak_memory_bytes(*options.gpu));
     }
     hooks.on_step(step, metrics);
     write_metrics(metrics);

@@ -22,6 +22,8 @@
 #include <string>
 #include <vector>
 
+#include <c10/core/Device.h>
+
 #include "base/files.h"
 #include "data/loader.h"
 #include "distributed/comm.h"
@@ -66,6 +68,7 @@ struct TrainerOptions {
   int64_t tokens_per_step = 0;                     // 0: unknown
   std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
   std::optional<double> peak_rate;                 // operations a second of all devices
+  std::optional<at::Device> gpu;                   // whose peak of memory is logged
   ProfileOptions profile;                          // rank 0 records it
 };
 

@@ -239,6 +239,7 @@ config::TrainReport train(const TrainCall& call) {
       .tokens_per_step = setup.tokens_per_step,
       .operations = setup.operations,
       .peak_rate = peak_rate(context, call.run.gpu_rates),
+      .gpu = context.device.is_cuda() ? std::optional(context.device) : std::nullopt,
       .profile = {.file = call.run.profile, .with_gpu = context.device.is_cuda()}};
   options.check_resume = [&, ours = options.identity](const training::RunState& stored) {
     check_same_run(stored, ours, recipe, call.run.allow_change);

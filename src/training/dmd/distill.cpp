@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "diffusion/sample_noise.h"
+#include "training/phase_clock.h"
 
 namespace fastwan::training::dmd {
 namespace {
@@ -99,6 +100,8 @@ StudentInput Distill::student_input(const SampleKey& key, const MicroBatch& batc
 
 Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double share) {
   const SampleKey key{.seed = options_.seed, .step = step, .streams = student_streams()};
+  PhaseClock clock(batch.text.device());
+  clock.enter("student_sample");
   const StudentInput in = student_input(key, batch);
   at::Tensor with_graph;
   {
@@ -107,6 +110,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   }
   const at::Tensor sample = with_graph.detach();
 
+  clock.enter("scores");
   const at::Tensor sigma = draw_score_sigma(
       options_.score, {.seed = key.seed, .stream = key.streams.timestep, .step = step},
       batch.slots);  // [b]
@@ -127,6 +131,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   if (options_.non_finite == NonFinite::kZero) {
     g = at::where(at::isfinite(g), g, at::zeros_like(g));
   }
+  clock.enter("student_backward");
   // The gradient of surrogate_loss, without its rounding of x^ - (x^ - g).
   with_graph.backward(g * (share / static_cast<double>(g.numel())));
 
@@ -151,13 +156,14 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   for (const double square : row(0)) {
     root_mean_square.push_back(std::sqrt(square));
   }
-  Metrics metrics{{"train_generator_loss", 0.5 * mean_of(row(0))},
-                  {"generator_timestep", mean_of(to_vector(1000.0 * in.sigma))},
-                  {"dmd_timestep", mean_of(timesteps)},
-                  {"dmd_distance", mean_of(row(1))},
-                  {"dmd_gradient_norm", mean_of(root_mean_square)},
-                  {"dmd_cosine", mean_of(row(2))},
-                  {"dmd_non_finite", mean_of(row(3))}};
+  Metrics metrics = clock.seconds();
+  metrics.merge(Metrics{{"train_generator_loss", 0.5 * mean_of(row(0))},
+                        {"generator_timestep", mean_of(to_vector(1000.0 * in.sigma))},
+                        {"dmd_timestep", mean_of(timesteps)},
+                        {"dmd_distance", mean_of(row(1))},
+                        {"dmd_gradient_norm", mean_of(root_mean_square)},
+                        {"dmd_cosine", mean_of(row(2))},
+                        {"dmd_non_finite", mean_of(row(3))}});
   add_by_timestep(metrics, "dmd_gradient_norm", root_mean_square, timesteps);
   if (roles_.student.set_sparsity) {
     metrics["vsa_sparsity"] = ramped_sparsity(options_.ramp, step - 1);
@@ -167,6 +173,8 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
 
 Metrics Distill::update_critic(int64_t step, const MicroBatch& batch, double share) {
   const SampleKey key{.seed = options_.seed, .step = step, .streams = fake_streams()};
+  PhaseClock clock(batch.text.device());
+  clock.enter("critic_sample");
   at::Tensor sample;  // [b, C, T, H, W]
   {
     const at::NoGradGuard no_grad;
@@ -179,6 +187,7 @@ Metrics Distill::update_critic(int64_t step, const MicroBatch& batch, double sha
       sample, {.seed = key.seed, .stream = key.streams.noise, .step = step}, batch.slots);
   const at::Tensor noisy = noised(sample, noise, sigma);
 
+  clock.enter("critic");
   const c10::AutoGradMode with_gradient(true);
   const at::Tensor loss = critic_loss(
       roles_.critic.velocity(noisy, timestep_of(sigma, noisy), batch.text), sample, noise);  // [b]
@@ -186,8 +195,9 @@ Metrics Distill::update_critic(int64_t step, const MicroBatch& batch, double sha
 
   const std::vector<double> losses = to_vector(loss), timesteps = to_vector(1000.0 * sigma);
   check_finite({.what = "the critic's loss", .step = step}, losses, timesteps, batch.slots);
-  Metrics metrics{{"train_fake_score_loss", mean_of(losses)},
-                  {"fake_score_timestep", mean_of(timesteps)}};
+  Metrics metrics = clock.seconds();
+  metrics["train_fake_score_loss"] = mean_of(losses);
+  metrics["fake_score_timestep"] = mean_of(timesteps);
   add_by_timestep(metrics, "train_fake_score_loss", losses, timesteps);
   return metrics;
 }
