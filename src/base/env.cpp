@@ -10,10 +10,12 @@
 namespace fastwan {
 namespace {
 
-constexpr std::array<std::string_view, 9> kKnown = {
-    "FASTWAN_CONFIG",       "FASTWAN_CACHE",      "FASTWAN_LOG",
-    "FASTWAN_THREADS",      "FASTWAN_API_KEY",    "FASTWAN_API_KEY_FILE",
-    "FASTWAN_DIST_TIMEOUT", "FASTWAN_FFMPEG_BIN", "FASTWAN_CPU_ISA"};
+constexpr std::array<std::string_view, 12> kKnown = {
+    "FASTWAN_CONFIG", "FASTWAN_CACHE", "FASTWAN_LOG", "FASTWAN_THREADS", "FASTWAN_API_KEY",
+    "FASTWAN_API_KEY_FILE", "FASTWAN_DIST_TIMEOUT", "FASTWAN_FFMPEG_BIN", "FASTWAN_CPU_ISA",
+    // Not ours, but a shell that drives our tools exports them: which program tools/train_tiny and
+    // the end-to-end tests run, where the Python package finds its library, time of the fuzzers.
+    "FASTWAN_BIN", "FASTWAN_LIB_DIR", "FASTWAN_FUZZ_SECONDS"};
 
 }  // namespace
 

@@ -30,5 +30,19 @@ TEST(Env, OnlyOurUnknownVariablesAreNamed) {
   }
 }
 
+TEST(Env, VariablesOfTheToolsAroundTheProgramAreKnown) {
+  const std::vector<const char*> of_tools = {"FASTWAN_BIN", "FASTWAN_LIB_DIR",
+                                             "FASTWAN_FUZZ_SECONDS"};
+  for (const char* name : of_tools) {
+    ::setenv(name, "x", 1);
+  }
+  ::setenv("FASTWAN_BINS", "x", 1);
+  EXPECT_EQ(unknown_fastwan_variables(), std::vector<std::string>{"FASTWAN_BINS"});
+  for (const char* name : of_tools) {
+    ::unsetenv(name);
+  }
+  ::unsetenv("FASTWAN_BINS");
+}
+
 }  // namespace
 }  // namespace fastwan

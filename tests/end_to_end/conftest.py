@@ -34,14 +34,11 @@ class Run:
 def fastwan_in():
     """Of a folder: what runs the program inside it."""
 
-    # What only these tests read would draw the program's warning about unknown variables.
-    inherited = {name: value for name, value in os.environ.items() if name != "FASTWAN_BIN"}
-
     def at(folder):
         def run(*arguments, env=None, cwd=None, preexec_fn=None, timeout=120):
             words = [str(binary()), *[str(a) for a in arguments]]
             completed = subprocess.run(
-                words, cwd=cwd or folder, env={**inherited, "CI": "1", **(env or {})}, capture_output=True,
+                words, cwd=cwd or folder, env={**os.environ, "CI": "1", **(env or {})}, capture_output=True,
                 text=True, timeout=timeout, preexec_fn=preexec_fn, stdin=subprocess.DEVNULL)
             return Run(completed)
 
