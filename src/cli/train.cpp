@@ -45,7 +45,8 @@ void add_flags(CLI::App& app, TrainFlags& flags) {
   option("--device", flags.device, "WHERE", "auto, cpu, cuda or cuda:i");
   option("--threads", flags.threads, "N", "CPU threads; 0 is all cores");
   option("--profile", flags.profile, "FILE",
-         "trace of the 11th to 13th iteration as JSON, for chrome://tracing or Perfetto");
+         "trace of the 11th to 13th iteration, or the last three of a shorter run, as JSON for "
+         "chrome://tracing or Perfetto");
   option("--progress", flags.progress, "WORD", "auto|log|json|none");
   option("--log-level", flags.log_level, "WORD", "error|warn|info|debug|trace");
   app.add_flag("--deterministic", flags.is_deterministic,

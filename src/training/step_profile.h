@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "base/files.h"
 
@@ -19,18 +20,27 @@ struct ProfileOptions {
 
 class StepProfile {
  public:
-  explicit StepProfile(ProfileOptions options) : options_(std::move(options)) {}
+  // `left`: iterations that this process has to do. Where they are fewer than `skipped` + `steps`,
+  // the last `steps` of them are recorded.
+  StepProfile(ProfileOptions options, int64_t left);
   ~StepProfile();
   StepProfile(const StepProfile&) = delete;
   StepProfile& operator=(const StepProfile&) = delete;
 
-  // Around each iteration of the process. after_step() returns whether the file was written just
-  // now. IoError write_failed where it cannot be.
+  // What the user should know before the first iteration; empty: all is as asked.
+  std::string warning() const;
+  // Around each iteration of the process; no other follows one that is_last, so what there is goes
+  // into the file. Returns what was written, or why nothing will be; empty: neither yet. IoError
+  // write_failed where it cannot be.
   void before_step();
-  bool after_step();
+  std::string after_step(bool is_last);
 
  private:
+  void save();
+
   ProfileOptions options_;
+  int64_t left_ = 0;
+  bool is_shortened_ = false;
   int64_t done_ = 0;  // iterations of this process
   bool is_recording_ = false;
 };

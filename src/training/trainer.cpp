@@ -491,6 +491,12 @@ struct Trainer::Impl {
     }
   }
 
+  void note_unless_empty(const std::string& note) const {
+    if (!note.empty()) {
+      hooks.on_note(note);
+    }
+  }
+
   // The same answer on every rank, since one may be asked to stop before the others.
   bool must_stop() const {
     const bool mine = hooks.stop.stop_requested() ||
@@ -520,16 +526,16 @@ struct Trainer::Impl {
     if (step == 0) {
       validate_if_wanted();
     }
-    StepProfile profile(is_first_rank() ? options.profile : ProfileOptions{});
+    StepProfile profile(is_first_rank() ? options.profile : ProfileOptions{},
+                        std::max<int64_t>(0, options.max_steps - step));
+    note_unless_empty(profile.warning());
     while (step < options.max_steps) {
       profile.before_step();
       const Clock::time_point begin = Clock::now();
       const Metrics metrics = iterate();
       record(metrics, seconds_since(begin));
-      if (profile.after_step()) {
-        hooks.on_note(str("profile in ", options.profile.file.string()));
-      }
       const bool stops = must_stop() && step < options.max_steps;
+      note_unless_empty(profile.after_step(/*is_last=*/stops || step == options.max_steps));
       const bool is_due = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
       if (is_due || stops || step == options.max_steps) {
         save();

@@ -328,6 +328,75 @@ TEST(Trainer, ASaveThatFailsIsTriedAgain) {
   EXPECT_EQ(Checkpoint::open(options.run / "checkpoint-2").state().step, 2);
 }
 
+// What a run of `max_steps` says of its profile; it stops after `stop_after` iterations.
+std::vector<std::string> notes_on_profile(TrainerOptions options,
+                                          int64_t stop_after,
+                                          const ProfileOptions& profile) {
+  options.profile = profile;
+  std::stop_source stop;
+  TrainerHooks hooks = toy_hooks();
+  hooks.stop = stop.get_token();
+  hooks.on_step = [&stop, stop_after](int64_t step, const Metrics&) {
+    if (step == stop_after) {
+      stop.request_stop();
+    }
+  };
+  std::vector<std::string> notes;
+  hooks.on_note = [&notes](const std::string& note) {
+    if (note.find("profile") != std::string::npos) {
+      notes.push_back(note);
+    }
+  };
+  run_toy(options, hooks);
+  return notes;
+}
+
+bool holds_operations(const Path& trace) {
+  return read_file(trace, 1 << 28).find("aten::") != std::string::npos;
+}
+
+TEST(Trainer, AProfileOfAShortRunIsOfItsLastIterations) {
+  TempFolder folder;
+  const Path trace = folder.where() / "trace.json";
+  const std::vector<std::string> notes =
+      notes_on_profile(toy_options(folder.where(), 2), -1, {.file = trace});
+  ASSERT_EQ(notes.size(), 2u);
+  EXPECT_NE(notes[0].find("2 iterations left"), std::string::npos) << notes[0];
+  EXPECT_NE(notes[1].find("profile of 2 iterations in"), std::string::npos) << notes[1];
+  EXPECT_TRUE(holds_operations(trace));
+  // Nothing is left to record.
+  const Path second = folder.where() / "second.json";
+  const std::vector<std::string> more =
+      notes_on_profile(toy_options(folder.where(), 2), -1, {.file = second});
+  ASSERT_EQ(more.size(), 1u);
+  EXPECT_NE(more[0].find("no profile: the run has no iteration left"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(second));
+}
+
+TEST(Trainer, AProfileOfALongEnoughRunIsAsAskedAndSaidOnce) {
+  TempFolder folder;
+  const Path trace = folder.where() / "trace.json";
+  const std::vector<std::string> notes =
+      notes_on_profile(toy_options(folder.where(), 4), -1, {.file = trace, .skipped = 1});
+  EXPECT_EQ(notes, std::vector<std::string>{str("profile of 3 iterations in ", trace.string())});
+}
+
+TEST(Trainer, AProfileOfAStoppedRunIsWhatThereIsOrSaysThatThereIsNone) {
+  TempFolder folder;
+  const Path trace = folder.where() / "trace.json";
+  const std::vector<std::string> cut =
+      notes_on_profile(toy_options(folder.where()), 3, {.file = trace, .skipped = 2});
+  EXPECT_EQ(cut, std::vector<std::string>{str("profile of 1 iteration in ", trace.string())});
+  EXPECT_TRUE(holds_operations(trace));
+  const Path second = folder.where() / "second.json";
+  const std::vector<std::string> none =
+      notes_on_profile(toy_options(folder.where()), 5, {.file = second, .skipped = 4});
+  ASSERT_EQ(none.size(), 1u);
+  EXPECT_NE(none[0].find("no profile: the run stopped after 2 iterations"), std::string::npos)
+      << none[0];
+  EXPECT_FALSE(std::filesystem::exists(second));
+}
+
 TEST(Trainer, ARunThatIsDoneDoesNothingMore) {
   TempFolder folder;
   run_toy(toy_options(folder.where()));
