@@ -294,6 +294,27 @@ TEST(Resolve, TheFoldersBackendCountsUntilTheUserNamesOne) {
       Code::kBadValue);
 }
 
+// A student that was trained at shifted timesteps says in its folder that its list is not verbatim.
+TEST(Resolve, TheFolderSaysWhetherItsTimestepsAreBaseOnes) {
+  const Preset own = preset_from_json(
+      {{"dmd_denoising_steps", {1000, 500}}, {"warp_denoising_step", true}}, "fastwan.json");
+  EXPECT_EQ(to_json(own).at("warp_denoising_step"), true);
+  Generate g;
+  resolve(g, fast_1_3b(), own);
+  EXPECT_TRUE(*g.warp_denoising_step);
+  Generate verbatim;
+  verbatim.warp_denoising_step.set(false, Origin::kFlag);
+  resolve(verbatim, fast_1_3b(), own);
+  EXPECT_FALSE(*verbatim.warp_denoising_step);
+  Generate plain;
+  resolve(plain, fast_1_3b(), std::nullopt);
+  EXPECT_FALSE(*plain.warp_denoising_step);
+  Generate many;
+  many.sampler.set(Sampler::kEuler, Origin::kFlag);
+  many.warp_denoising_step.set(true, Origin::kFlag);
+  message_of([&] { resolve(many, fast_1_3b(), std::nullopt); }, Code::kConflict);
+}
+
 TEST(Resolve, OnlyAModelThatTakesAnImageGetsOne) {
   Generate g;
   g.image.set("a.png", Origin::kFlag);

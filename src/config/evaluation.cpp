@@ -79,6 +79,7 @@ void read_row(EvaluationRow& row, Value& value) {
   value.offer("sampler", row.sampler);
   value.offer("steps", row.steps, {1, 1000});
   value.offer("dmd_denoising_steps", row.dmd_denoising_steps, {1, 1000});
+  value.offer("warp_denoising_step", row.warp_denoising_step);
   value.offer("flow_shift", row.flow_shift, {0.01, 100});
   value.offer("guidance_scale", row.guidance_scale, {0, 100});
   value.offer("attention_backend", row.attention_backend);

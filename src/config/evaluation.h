@@ -27,6 +27,7 @@ struct EvaluationRow {
   Sampler sampler = Sampler::kUnipc;
   int64_t steps = 50;                                        // unipc, euler
   std::vector<int64_t> dmd_denoising_steps{1000, 757, 522};  // dmd
+  bool warp_denoising_step = false;                          // they are base timesteps
   double flow_shift = 3;
   double guidance_scale = 1;
   AttentionBackend attention_backend = AttentionBackend::kDense;

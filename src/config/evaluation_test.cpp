@@ -27,6 +27,7 @@ rows:
     model: e
     sampler: dmd
     dmd_denoising_steps: [900, 500]
+    warp_denoising_step: true
     attention_backend: vsa
   early: {title: a teacher, model: f, steps: 7, guidance_scale: 3.5}
 runs: {teacher: g}
@@ -38,6 +39,8 @@ TEST(Evaluation, RowsComeInTheOrderOfTheFile) {
   EXPECT_EQ(e.rows[0].clips, ClipsFrom::kRendered);
   EXPECT_EQ(e.rows[1].name, "late");
   EXPECT_EQ(e.rows[1].dmd_denoising_steps, (std::vector<int64_t>{900, 500}));
+  EXPECT_TRUE(e.rows[1].warp_denoising_step);
+  EXPECT_FALSE(e.rows[2].warp_denoising_step);
   EXPECT_EQ(e.rows[1].attention_backend, AttentionBackend::kVsa);
   EXPECT_EQ(e.rows[2].steps, 7);
   EXPECT_EQ(e.rows[2].guidance_scale, 3.5);

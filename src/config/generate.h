@@ -69,6 +69,7 @@ struct Generate {
   // sampling
   Setting<int64_t> steps, seed{.value = -1}, num_videos_per_prompt{.value = 1};
   Setting<std::vector<int64_t>> dmd_denoising_steps;
+  Setting<bool> warp_denoising_step;
   Setting<double> guidance_scale{.value = 1.0}, guidance_scale_2, guidance_rescale, boundary_ratio,
       flow_shift;
   Setting<Compat> compat;
@@ -186,6 +187,9 @@ void describe(Visitor& v, Generate& g) {
            "timesteps of a few-step model, as 1000,757,522",
            {1, 1000}},
           g.dmd_denoising_steps);
+  v.field({"generator.pipeline.experimental.warp_denoising_step", "--warp-denoising-step",
+           "that list names base timesteps, which the flow shift moves, as in training"},
+          g.warp_denoising_step);
   v.field({"request.sampling.guidance_scale",
            "--guidance-scale",
            "classifier-free guidance; 1 is off",

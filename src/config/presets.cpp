@@ -220,6 +220,7 @@ Preset preset_from_json(const Json& json, const std::string& origin) {
                                                  "fps",
                                                  "num_inference_steps",
                                                  "dmd_denoising_steps",
+                                                 "warp_denoising_step",
                                                  "guidance_scale",
                                                  "guidance_scale_2",
                                                  "boundary_ratio",
@@ -257,6 +258,7 @@ Preset preset_from_json(const Json& json, const std::string& origin) {
   take(json, "negative_prompt", preset.negative_prompt, origin);
   preset.dmd_denoising_steps =
       json_get_or<std::vector<int64_t>>(json, "dmd_denoising_steps", {}, origin);
+  take(json, "warp_denoising_step", preset.warp_denoising_step, origin);
   take_word(json, "sampler", preset.sampler, origin);
   take_word(json, "attention_backend", preset.attention_backend, origin);
   if (json.contains("legal")) {
@@ -282,6 +284,7 @@ Json to_json(const Preset& preset) {
   if (!preset.dmd_denoising_steps.empty()) {
     out["dmd_denoising_steps"] = preset.dmd_denoising_steps;
   }
+  put("warp_denoising_step", preset.warp_denoising_step);
   put("guidance_scale", preset.guidance_scale);
   put("guidance_scale_2", preset.guidance_scale_2);
   put("boundary_ratio", preset.boundary_ratio);
@@ -319,6 +322,7 @@ void apply(const Preset& preset, Origin origin, Generate& into) {
   if (!preset.dmd_denoising_steps.empty()) {
     into.dmd_denoising_steps.set(preset.dmd_denoising_steps, origin);
   }
+  put(preset.warp_denoising_step, into.warp_denoising_step);
 }
 
 }  // namespace fastwan::config

@@ -40,6 +40,7 @@ struct Preset {
   std::string about;
   std::optional<int64_t> width, height, num_frames, fps, steps;
   std::vector<int64_t> dmd_denoising_steps;
+  std::optional<bool> warp_denoising_step;  // the list names base timesteps
   std::optional<double> guidance_scale, guidance_scale_2, boundary_ratio, flow_shift, vsa_sparsity;
   std::optional<Sampler> sampler;
   std::optional<AttentionBackend> attention_backend;  // where the weights' gates do not tell

@@ -146,6 +146,11 @@ void check_many_step(Generate& g, const ModelFacts& facts) {
                        str("--dmd-denoising-steps belongs to the dmd sampler, got --sampler ",
                            name_of(*g.sampler)));
   }
+  if (*g.warp_denoising_step && g.warp_denoising_step.origin >= Origin::kConfigFile) {
+    throw InvalidInput(Code::kConflict,
+                       str("--warp-denoising-step belongs to the dmd sampler, got --sampler ",
+                           name_of(*g.sampler)));
+  }
   if (!g.steps.is_set) {
     g.steps.set(50, Origin::kBuiltIn);
   }

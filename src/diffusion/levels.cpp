@@ -114,6 +114,19 @@ std::vector<NoiseLevel> few_step_levels(const std::vector<int64_t>& timesteps, d
   return levels;
 }
 
+std::vector<NoiseLevel> warped_few_step_levels(const std::vector<int64_t>& timesteps,
+                                               double shift) {
+  refuse_bad_timesteps(timesteps);
+  refuse_bad_schedule(static_cast<int64_t>(timesteps.size()), shift);
+  const std::array<float, kTrainTimesteps> table = shifted_table(shift);
+  std::vector<NoiseLevel> levels;
+  for (const int64_t timestep : timesteps) {
+    const float sigma = table[static_cast<std::size_t>(kTrainTimesteps - timestep)];
+    levels.push_back({.timestep = sigma * static_cast<float>(kTrainTimesteps), .sigma = sigma});
+  }
+  return levels;
+}
+
 std::vector<NoiseLevel> unipc_levels(int64_t steps, double shift, SigmaSchedule schedule) {
   constexpr double kBelowOne = 1e-6;  // log(1 - sigma) must be finite
   refuse_bad_schedule(steps, shift);

@@ -21,6 +21,10 @@ struct NoiseLevel {
 // within [1, 1000].
 std::vector<NoiseLevel> few_step_levels(const std::vector<int64_t>& timesteps, double shift);
 
+// The same for a list of base timesteps: each is moved to the timestep and sigma of its own table
+// entry, as a student was trained whose recipe says warp_denoising_step.
+std::vector<NoiseLevel> warped_few_step_levels(const std::vector<int64_t>& timesteps, double shift);
+
 enum class SigmaSchedule { kDiffusers, kFastVideo, kWan };
 
 // UniPC with flow sigmas: n levels, fp32 sigmas, timesteps truncated to integers; the closing sigma

@@ -68,6 +68,23 @@ TEST(FewStepLevels, AreThoseOfTheReleasedModels) {
   EXPECT_EQ(few_step_levels({757}, 5.0)[0].sigma, 0.7570978403F);
 }
 
+// The list of Self-Forcing at its shift, and one at FastWan's: what a student is trained at.
+TEST(FewStepLevels, OfBaseTimestepsGoThroughTheShift) {
+  const auto five = warped_few_step_levels({1000, 750, 500, 250}, 5.0);
+  const std::vector<double> wanted = {1000, 937.5, 2500.0 / 3, 625};
+  ASSERT_EQ(five.size(), wanted.size());
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    EXPECT_NEAR(five[i].timestep, wanted[i], 1e-4);  // fp32 in the reference
+    EXPECT_NEAR(five[i].sigma, wanted[i] / 1000, 1e-7);
+  }
+  EXPECT_NEAR(warped_few_step_levels({500}, 8.0)[0].timestep, 8000.0 / 9, 1e-4);
+  EXPECT_EQ(warped_few_step_levels({757}, 1.0)[0].timestep, 757.0);  // no shift, no move
+  EXPECT_NE(refusal([] {
+              warped_few_step_levels({500, 757}, 8.0);
+            }).find("must be whole numbers that fall"),
+            std::string::npos);
+}
+
 TEST(FewStepLevels, RefuseListsThatDoNotFallWithinTheTable) {
   using List = std::vector<int64_t>;
   for (const List& list :

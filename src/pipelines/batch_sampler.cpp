@@ -63,7 +63,11 @@ at::Tensor BatchSampler::sample(const at::Tensor& noise,
   switch (settings_.sampler) {
     case config::Sampler::kDmd:
       latents = diffusion::sample_few_step(
-          noise, diffusion::few_step_levels(settings_.dmd_denoising_steps, settings_.flow_shift),
+          noise,
+          settings_.warp_denoising_step
+              ? diffusion::warped_few_step_levels(settings_.dmd_denoising_steps,
+                                                  settings_.flow_shift)
+              : diffusion::few_step_levels(settings_.dmd_denoising_steps, settings_.flow_shift),
           velocity, renoise, on_step);
       break;
     case config::Sampler::kEuler:

@@ -19,6 +19,7 @@ struct BatchSampling {
   config::Sampler sampler = config::Sampler::kUnipc;
   int64_t steps = 50;                        // unipc, euler
   std::vector<int64_t> dmd_denoising_steps;  // dmd
+  bool warp_denoising_step = false;          // they are base timesteps
   double flow_shift = 3;
   double guidance_scale = 1;  // 1: no second forward
 

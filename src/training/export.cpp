@@ -179,8 +179,9 @@ void fill(const Path& folder,
       copy_or_link(entry.path(), folder / name, options.links && entry.is_directory());
     }
   }
-  if (const Path preset = folder / "fastwan.json"; !options.preset.empty() && fs::exists(preset)) {
-    Json changed = read_json_file(preset.string());
+  if (!options.preset.empty()) {
+    const Path preset = folder / "fastwan.json";
+    Json changed = fs::exists(preset) ? read_json_file(preset.string()) : Json::object();
     changed.merge_patch(parse_json(options.preset, "preset of the export"));
     write_durably(preset, dump_json(changed));
   }

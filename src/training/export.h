@@ -46,8 +46,7 @@ struct ExportOptions {
   std::string component = "transformer";
   std::string config;      // merged into the component's config.json (RFC 7396); empty: as it is
   std::string class_name;  // _class_name of model_index.json; empty: the base's
-  std::string
-      preset;  // merged into fastwan.json (RFC 7396) where the base has one; empty: as it is
+  std::string preset;      // merged into fastwan.json (RFC 7396); empty: as the base has it
   at::ScalarType dtype = at::kFloat;        // fp32 or bf16, rounded once
   int64_t max_file_bytes = 10'000'000'000;  // larger: shards
   int64_t limit_bytes = 0;                  // refuse any file above it; 0: no limit

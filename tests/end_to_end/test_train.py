@@ -4,6 +4,7 @@ import math
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -262,6 +263,33 @@ def test_validation_shows_what_the_export_generates(fastwan, distilled, tmp_path
     assert frames.shape == (9, 3, 32, 32)
     assert abs(frames - shown(12)).max() < 1e-3
     assert abs(frames - shown(6)).max() > 1e-2
+
+
+def test_a_student_of_shifted_timesteps_is_sampled_at_them(fastwan, tmp_path):
+    from safetensors.numpy import load_file
+    base = tmp_path / "base"
+    shutil.copytree(MODEL, base)
+    (base / "fastwan.json").unlink()  # as published models are
+    write_recipe(tmp_path, DISTILL, model=base, steps=1)
+    run = train(fastwan, tmp_path, "--method.warp_denoising_step=true", "--method.dmd_denoising_steps=1000,500",
+                "--models.student.flow_shift=5", f"--callbacks.validation.prompts={PROMPT}",
+                "--callbacks.validation.every_steps=1", "--callbacks.validation.run_at_start=false",
+                env={"FASTWAN_FFMPEG_BIN": "/nowhere/ffmpeg"})
+    assert run.status == 0, run
+    export = tmp_path / "run" / "export"
+    said = json.loads((export / "fastwan.json").read_text())
+    assert said == {"VSA_sparsity": 0.5, "dmd_denoising_steps": [1000, 500], "flow_shift": 5.0, "sampler": "dmd",
+                    "warp_denoising_step": True}
+    shown = load_file(tmp_path / "run/validation/step_1/validation_step_1_inference_steps_2_video_0.safetensors")["frames"]
+
+    def made(*more):
+        run = fastwan("generate", "-m", export, "-p", PROMPT, "--seed", "5", "--size", "32x32", "--num-frames", "9",
+                      "-o", "a.safetensors", "--overwrite", *more)
+        assert run.status == 0, run
+        return load_file(tmp_path / "a.safetensors")["frames"]
+
+    assert abs(made() - shown).max() < 1e-3
+    assert abs(made("--no-warp-denoising-step") - shown).max() > 1e-2
 
 
 def test_validation_shows_what_the_networks_predict_where_that_is_wanted(fastwan, distilled, tmp_path):

@@ -130,6 +130,7 @@ training::ExportOptions export_options(const Recipe& recipe, const std::string& 
   }
   if (is_few_step) {
     preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
+    preset["warp_denoising_step"] = recipe.method.warp_denoising_step ? Json(true) : Json();
     preset["sampler"] = "dmd";
     preset["flow_shift"] = model.flow_shift;
     preset["num_inference_steps"] = nullptr;

@@ -93,7 +93,7 @@ std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const TrainData& data);
 
 // How a role's weights become a model folder; where to is left to the caller. A distilled student
-// is a few-step model, and a base with a preset of its own gets the run's way of sampling.
+// is a few-step model, and its folder's preset says the run's way of sampling.
 training::ExportOptions export_options(const config::Recipe& recipe, const std::string& role);
 
 }  // namespace fastwan::cli

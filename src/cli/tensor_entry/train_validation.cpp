@@ -82,6 +82,7 @@ config::Generate settings_of(const TrainContext& context,
   if (recipe.method.kind == config::MethodKind::kDistill) {
     set(g.sampler, config::Sampler::kDmd);
     set(g.dmd_denoising_steps, few_step_timesteps(recipe));
+    set(g.warp_denoising_step, recipe.method.warp_denoising_step);
   } else {
     set(g.sampler, config::Sampler::kUnipc);
     set(g.guidance_scale, wanted.guidance_scale);

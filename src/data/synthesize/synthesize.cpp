@@ -88,6 +88,7 @@ std::string fingerprint_of(const config::Generate& g,
   for (const int64_t step : *g.dmd_denoising_steps) {
     steps += str(step, ',');
   }
+  steps += *g.warp_denoising_step ? "warped" : "";
   digest.update(str(
       "synth ", *g.width, ' ', *g.height, ' ', *g.num_frames, ' ', *g.fps, ' ', *g.steps, ' ',
       *g.seed, ' ', steps, ' ', *g.guidance_scale, ' ', *g.guidance_scale_2, ' ',

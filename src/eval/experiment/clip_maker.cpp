@@ -73,6 +73,7 @@ class Sampled final : public ClipMaker {
         settings_{.sampler = row.sampler,
                   .steps = row.steps,
                   .dmd_denoising_steps = row.dmd_denoising_steps,
+                  .warp_denoising_step = row.warp_denoising_step,
                   .flow_shift = row.flow_shift,
                   .guidance_scale = row.guidance_scale},
         parts_(parts),

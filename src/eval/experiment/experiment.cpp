@@ -113,6 +113,7 @@ class Experiment {
     for (const int64_t step : row.dmd_denoising_steps) {
       steps += str(step, ',');
     }
+    steps += row.warp_denoising_step ? "warped" : "";
     return sha256_hex(str(shared_digest_, ' ', static_cast<int>(row.clips), ' ',
                           row.model.empty() ? "" : digest_of(Path(row.model) / "transformer"), ' ',
                           config::name_of(row.sampler), ' ', row.steps, ' ', steps, ' ',
