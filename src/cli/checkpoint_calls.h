@@ -1,6 +1,7 @@
 // What libfastwan.so is asked about checkpoints of a training run.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,8 @@ struct ConsolidateCall {
   bool raw = false;    // the weights themselves where there is an average of them
   std::string dtype;   // fp32, bf16; empty: as the recipe exports
   bool links = false;  // other components as links
+  // Where a model of the recipe lies; `commit`: the snapshot that the run took, or empty.
+  std::function<Path(const std::string& model, const std::string& commit)> locate;
 };
 
 // Exported by C name: fastwan_consolidate, fastwan_diff_checkpoints.

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/hub_cache.h"
 #include "cli/options.h"
 #include "cli/tensor_library.h"
 
@@ -38,7 +39,10 @@ int consolidate(const Program& program, const std::vector<std::string>& words) {
   }
   call.checkpoint = folders[0];
   call.to = to;
-  call.base = base;
+  call.base = base.empty() ? Path() : find_model(base, "", "--base");
+  call.locate = [](const std::string& model, const std::string& commit) {
+    return find_model(model, commit, "the recipe's model");
+  };
   TensorLibrary(program).consolidate(call);
   std::fputs((to + "\n").c_str(), stdout);
   return 0;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/hub_cache.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/request.h"
@@ -65,6 +66,25 @@ config::Evaluation evaluation_of(const ExperimentFlags& flags) {
   return evaluation;
 }
 
+// Hub ids become their folders in the local cache. What is nowhere stays: its rows are left out
+// with a reason, as those of a model that is not trained yet.
+void find_cached_models(config::Evaluation& evaluation, std::vector<std::string>& notes) {
+  const auto find = [&notes](const std::string& key, std::string& model) {
+    if (model.empty() || !is_hub_id(model)) {
+      return;
+    }
+    try {
+      model = find_model(model, "", key).string();
+    } catch (const IoError& error) {
+      notes.emplace_back(error.what());
+    }
+  };
+  find("model", evaluation.model);
+  for (config::EvaluationRow& row : evaluation.rows) {
+    find("rows." + row.name + ".model", row.model);
+  }
+}
+
 std::string cell(const Json& number) {
   return number.is_number() ? format_number(number.get<double>()) : "";
 }
@@ -100,8 +120,10 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
   if (!parse(app, words)) {
     return 0;
   }
-  const config::Evaluation evaluation = evaluation_of(flags);
+  config::Evaluation evaluation = evaluation_of(flags);
   check_device(flags.device);
+  std::vector<std::string> notes;
+  find_cached_models(evaluation, notes);
   std::vector<std::string> rows;
   for (const std::string& row : split(flags.rows, ',')) {
     if (!trim(row).empty()) {
@@ -121,6 +143,9 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
        .watch = watch,
        .on_note = [&](const std::string& note) { progress.say("note: " + note); }});
   progress.end_job();
+  for (const std::string& note : notes) {  // why rows were not run
+    std::fputs(("note: " + escape_control(note) + "\n").c_str(), stderr);
+  }
   if (flags.json) {
     std::fputs((dump_json(document) + "\n").c_str(), stdout);
   } else {

@@ -9,7 +9,6 @@
 #include "base/text.h"
 
 namespace fastwan::cli {
-namespace {
 
 bool is_hub_id(const std::string& text) {
   const auto is_name = [](const std::string& part) {
@@ -21,8 +20,6 @@ bool is_hub_id(const std::string& text) {
   const std::vector<std::string> parts = split(text, '/');
   return parts.size() == 2 && is_name(parts[0]) && is_name(parts[1]);
 }
-
-}  // namespace
 
 Path hub_cache_root() {
   if (const auto cache = env("HF_HUB_CACHE")) {
@@ -37,14 +34,13 @@ Path hub_cache_root() {
   return Path(env("HOME").value_or("/")) / ".cache" / "huggingface" / "hub";
 }
 
-Path find_model(const std::string& model, const std::string& revision, const std::string& flag) {
+std::optional<Path> look_up_model(const std::string& model, const std::string& revision) {
   std::error_code ignored;
   if (std::filesystem::exists(model, ignored)) {
     return model;
   }
   if (!is_hub_id(model)) {
-    throw IoError(Code::kNotFound,
-                  str(flag, " ", escape_control(model), ": no such file or folder"));
+    return std::nullopt;
   }
   const Path folder = hub_cache_root() / ("models--" + replace_all(model, "/", "--"));
   const std::string wanted = revision.empty() ? "main" : revision;
@@ -53,13 +49,44 @@ Path find_model(const std::string& model, const std::string& revision, const std
       std::filesystem::exists(folder / "refs" / wanted, ignored)) {
     snapshot = folder / "snapshots" / std::string(trim(read_file(folder / "refs" / wanted, 4096)));
   }
-  if (!std::filesystem::is_directory(snapshot, ignored)) {
-    const std::string which = revision.empty() ? "" : " --revision " + revision;
-    throw IoError(Code::kNotFound,
-                  str(flag, " ", model, " is neither a folder here nor in the hub cache ",
-                      hub_cache_root().string(), ". Download it with: hf download ", model, which));
+  return std::filesystem::is_directory(snapshot, ignored) ? std::optional(snapshot) : std::nullopt;
+}
+
+Path find_model(const std::string& model, const std::string& revision, const std::string& flag) {
+  if (const std::optional<Path> found = look_up_model(model, revision)) {
+    return *found;
   }
-  return snapshot;
+  if (!is_hub_id(model)) {
+    throw IoError(Code::kNotFound,
+                  str(flag, " ", escape_control(model), ": no such file or folder"));
+  }
+  const std::string which = revision.empty() ? "" : " --revision " + revision;
+  throw IoError(Code::kNotFound,
+                str(flag, " ", model, which.empty() ? "" : " of revision " + revision,
+                    " is neither a folder here nor in the hub cache ", hub_cache_root().string(),
+                    ". Download it with: hf download ", model, which));
+}
+
+std::map<std::string, Path> find_models(const config::Recipe& recipe) {
+  std::map<std::string, Path> found;
+  const auto find = [&found](const std::string& key, const std::string& model) {
+    const Path folder = find_model(model, "", key);
+    if (folder != Path(model)) {
+      found.emplace(model, folder);
+    }
+  };
+  for (const auto& [role, model] : recipe.models) {
+    // Of a feature net all is known without a folder.
+    if (model.kind != config::NetworkKind::kFeatureNet ||
+        model.init != config::WeightsInit::kRandom) {
+      find("models." + role + ".init_from", model.init_from);
+    }
+  }
+  if (recipe.method.kind == config::MethodKind::kFinetune ||
+      recipe.method.kind == config::MethodKind::kDistill) {
+    find("training.model_path", recipe.training.model_path);
+  }
+  return found;
 }
 
 }  // namespace fastwan::cli

@@ -184,5 +184,29 @@ TEST_F(HubCache, AnIdThatIsNotThereComesWithTheCommandThatDownloadsIt) {
             Code::kNotFound);
 }
 
+TEST_F(HubCache, ARecipesIdsAreFoundAndWhatIsNowhereIsNamedByItsKey) {
+  const Path model = folder_.where() / "models--org--name";
+  std::filesystem::create_directories(model / "snapshots" / "abc123");
+  std::filesystem::create_directories(model / "refs");
+  write_durably(model / "refs" / "main", "abc123");
+  config::Recipe recipe;
+  recipe.models["student"].init_from = "org/name";
+  recipe.models["teacher"].init_from = folder_.where().string();
+  recipe.training.model_path = "org/name";
+  EXPECT_EQ(find_models(recipe),
+            (std::map<std::string, Path>{{"org/name", model / "snapshots" / "abc123"}}));
+  recipe.models["critic"].init_from = "org/absent";
+  EXPECT_EQ(code_of([&] { find_models(recipe); }, "models.critic.init_from org/absent is neither"),
+            Code::kNotFound);
+  recipe.models["critic"].init_from = "no/such/folder";
+  EXPECT_EQ(
+      code_of([&] { find_models(recipe); }, "models.critic.init_from no/such/folder: no such"),
+      Code::kNotFound);
+  recipe.models["critic"] = {.kind = config::NetworkKind::kFeatureNet,
+                             .init_from = "no/such/folder",
+                             .init = config::WeightsInit::kRandom};
+  EXPECT_EQ(find_models(recipe).size(), 1u) << "a feature net from nothing needs no folder";
+}
+
 }  // namespace
 }  // namespace fastwan::cli

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/hub_cache.h"
 #include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/signals.h"
@@ -113,6 +114,7 @@ config::TrainRun run_of(const Program& program,
   }
   run.deterministic = flags.is_deterministic;
   run.profile = flags.profile;
+  run.snapshots = find_models(recipe);
   run.device = flags.device;
   run.threads = config::to_int(flags.threads, {0, 4096}, "--threads");
   run.media_roots = venvs_of(program);

@@ -43,16 +43,12 @@ int64_t bytes_of(config::ComputeDtype dtype) {
 
 // Where a component's config.json lies; nullopt: the model is not on this machine.
 std::optional<Path> find_config(const std::string& model, const char* component) {
-  Path folder(model);
-  std::error_code ignored;
-  if (!std::filesystem::is_directory(folder, ignored)) {
-    try {
-      folder = find_model(model, "", "models.*.init_from");
-    } catch (const IoError&) {
-      return std::nullopt;
-    }
+  const std::optional<Path> folder = look_up_model(model, "");
+  if (!folder) {
+    return std::nullopt;
   }
-  for (const Path& file : {folder / component / "config.json", folder / "config.json"}) {
+  std::error_code ignored;
+  for (const Path& file : {*folder / component / "config.json", *folder / "config.json"}) {
     if (std::filesystem::is_regular_file(file, ignored)) {
       return file;
     }
@@ -61,10 +57,17 @@ std::optional<Path> find_config(const std::string& model, const char* component)
 }
 
 [[noreturn]] void throw_no_config(const std::string& key, const std::string& model) {
+  std::string reason;
+  try {
+    reason = str(key, " ", escape_control(find_model(model, "", key).string()),
+                 " holds no config.json of it");
+  } catch (const IoError& error) {
+    reason = error.what();
+  }
   throw IoError(Code::kNotFound,
-                str(key, " ", escape_control(model),
-                    " is not on this machine and not one of the published models, so its sizes "
-                    "are unknown. Download it, or name a folder with its config.json"));
+                str(reason,
+                    ". It is none of the published models, whose sizes are known; a folder "
+                    "with its config.json is enough for a plan"));
 }
 
 Json read_config(const Path& file) {

@@ -450,7 +450,8 @@ void describe(Visitor& v, Data& d) {
 template <class Visitor>
 void describe(Visitor& v, Training& t) {
   v.field({"training.model_path",
-           "folder of VAE, text encoder and tokenizer; empty: the student's init_from"},
+           "folder or cached hub id of VAE, text encoder and tokenizer; empty: the student's "
+           "init_from"},
           t.model_path);
   describe(v, t.distributed);
   describe(v, t.data);

@@ -21,6 +21,9 @@ struct TrainRun {
   std::string device = "auto";  // auto, cpu, cuda or cuda:i
   int64_t threads = 0;          // 0: all cores
   Path profile;                 // a trace of some iterations; empty: none
+  // Where the recipe's hub ids lie on this machine: snapshots of the local cache, named by their
+  // commit. What is not listed is a path.
+  std::map<std::string, Path> snapshots;
   // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
   std::vector<Path> media_roots;
   // Operations a second in bf16 that the data sheet of each GPU promises, cuda:0 first; 0: unknown.

@@ -70,7 +70,8 @@ struct RunState {
   std::map<std::string, int64_t> updates;  // optimizer updates of each role
   int64_t world = 1;
   std::map<std::string, std::string> environment;  // versions, device, threads: a change warns
-  std::map<std::string, std::string> frozen;       // role -> folder and digest of its weights
+  std::map<std::string, std::string> frozen;       // role -> digest of its weights
+  std::map<std::string, std::string> snapshots;    // key of a cached hub id -> commit it meant
   std::string parent;                              // the checkpoint this run resumed from
 };
 

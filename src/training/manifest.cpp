@@ -157,6 +157,7 @@ std::string manifest_text(const Manifest& manifest) {
                {"world", state.world},
                {"environment", state.environment},
                {"frozen", state.frozen},
+               {"snapshots", state.snapshots},
                {"parent", state.parent}};
   json["units"] = Json::array();
   for (const UnitTable& unit : manifest.units) {
@@ -241,6 +242,7 @@ Manifest read_manifest(const Path& folder) {
       .world = json_get<int64_t>(json, "world", origin),
       .environment = json_get<std::map<std::string, std::string>>(json, "environment", origin),
       .frozen = json_get<std::map<std::string, std::string>>(json, "frozen", origin),
+      .snapshots = json_get_or<std::map<std::string, std::string>>(json, "snapshots", {}, origin),
       .parent = json_get<std::string>(json, "parent", origin)};
   for (const Json& unit : json_get<Json>(json, "units", origin)) {
     out.units.push_back(unit_from(unit, origin));

@@ -65,6 +65,7 @@ def test_evaluation_makes_rows_judges_gates_and_says_what_was_not_run(fastwan, e
     rows = {row["name"]: row for row in document["rows"]}
     assert [row["status"] for row in rows.values()] == ["done", "done", "done", "not_run"]
     assert "nowhere/export" in rows["dense"]["reason"]
+    assert "rows.dense.model nowhere/export is neither" in run.err and "hf download nowhere/export" in run.err
     # Real clips are what they were asked to be, and show the whole law; random networks do not.
     assert rows["real"]["seen"]["all_correct"]["value"] >= 0.9 > rows["teacher"]["seen"]["all_correct"]["value"]
     assert rows["real"]["distances"]["frechet"]["value"] < rows["student"]["distances"]["frechet"]["value"]
@@ -92,6 +93,27 @@ def test_evaluation_keeps_rows_until_their_weights_or_settings_change(fastwan, e
     assert evaluate(fastwan, "--rows", "student").status == 75
     assert (evaluation / "out/rows/real.json").read_bytes() == kept["real"]
     assert (evaluation / "out/rows/student.json").read_bytes() != kept["student"]
+
+
+def test_a_row_may_name_a_hub_id_and_base_timesteps(fastwan, evaluation):
+    repository = evaluation / "cache" / "models--nowhere--export"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "snapshots" / "abc").symlink_to(MODEL)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+    def dense():
+        run = fastwan("eval", "experiment", "--config", "evaluation.yaml", "--device", "cpu", "--rows", "dense", "--json",
+                      env={"HF_HUB_CACHE": str(evaluation / "cache")})
+        assert "neither a folder" not in run.err, run
+        row = json.loads(run.out)["rows"][3]
+        assert row["status"] == "done", row
+        return row["distances"]["frechet"]["value"]
+
+    verbatim = dense()
+    text = (evaluation / "evaluation.yaml").read_text()
+    (evaluation / "evaluation.yaml").write_text(text.replace("nowhere/export,", "nowhere/export, warp_denoising_step: true,"))
+    assert dense() != verbatim
 
 
 def test_evaluation_does_not_depend_on_the_batch(fastwan, evaluation):

@@ -1,4 +1,5 @@
 """`fastwan train`, as a user drives it: loss, stop and resume, exports that generate and that diffusers loads."""
+import hashlib
 import json
 import math
 import os
@@ -415,6 +416,62 @@ def test_adapters_on_one_base_train_as_if_each_network_had_its_own(fastwan, tmp_
     write_recipe(tmp_path / "typo", DISTILL)
     run = train(fastwan, tmp_path / "typo", *lora, "--models.student.lora.target_modules=to_w")
     assert run.status == 2 and "to_w" in run.err and "to_out" in run.err, run
+
+
+def add_snapshot(cache, commit):
+    """models/tiny-shapes as the hub's client stores org/tiny: files are links to blobs; main names the new commit."""
+    repository = cache / "models--org--tiny"
+    for file in MODEL.rglob("*"):
+        if file.is_file():
+            link = repository / "snapshots" / commit / file.relative_to(MODEL)
+            blob = repository / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, blob)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(blob, link.parent))
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+
+
+def test_a_run_from_hub_ids_is_the_one_from_folders(fastwan, distilled, tmp_path):
+    cache = tmp_path / "cache"
+    add_snapshot(cache, "1111aaaa")
+    env = {"HF_HUB_CACHE": str(cache)}
+    of_hub = {**DISTILL, "model": "org/tiny", "more_models": DISTILL["more_models"].replace(str(MODEL), "org/tiny")}
+    write_recipe(tmp_path, of_hub)
+    absent = train(fastwan, tmp_path, "--models.critic.init_from=org/absent", env=env)
+    assert absent.status == 4 and "error[not_found]: models.critic.init_from org/absent" in absent.err, absent
+    assert str(cache) in absent.err and "hf download org/absent" in absent.err, absent
+    planned = train(fastwan, tmp_path, "--dry-run", "--training.model_path=org/absent", env=env)
+    assert planned.status == 4 and "training.model_path org/absent" in planned.err and str(cache) in planned.err, planned
+    assert train(fastwan, tmp_path, "--dry-run", env=env).status == 0
+    first = train(fastwan, tmp_path, "--training.loop.max_train_steps=6", env=env)
+    assert first.status == 0, first
+    assert manifest(tmp_path, 6)["snapshots"] == {
+        key: "1111aaaa" for key in ("models.student.init_from", "models.teacher.init_from", "models.critic.init_from",
+                                    "training.model_path")}
+    # Another revision has the same names and shapes: only its commit tells.
+    add_snapshot(cache, "2222bbbb")
+    refused = train(fastwan, tmp_path, env=env)
+    assert refused.status == 8 and "error[changed_run]" in refused.err, refused
+    assert "the model of models.teacher.init_from was snapshot 1111aaaa of the hub cache, is snapshot 2222bbbb" in refused.err
+    # The cache may move.
+    (cache / "models--org--tiny" / "refs" / "main").write_text("1111aaaa")
+    cache.rename(tmp_path / "moved")
+    env = {"HF_HUB_CACHE": str(tmp_path / "moved")}
+    last = train(fastwan, tmp_path, env=env)
+    assert last.status == 0 and "step 6" in last.err, last
+    assert state_digests(tmp_path, 12) == state_digests(distilled, 12)
+    export = tmp_path / "run" / "export"
+    assert not any(path.is_symlink() for path in export.rglob("*"))
+    # The base is the run's snapshot, whatever main is now.
+    (tmp_path / "moved" / "models--org--tiny" / "refs" / "main").write_text("2222bbbb")
+    (tmp_path / "moved" / "models--org--tiny" / "snapshots" / "2222bbbb" / "fastwan.json").unlink()
+    made = fastwan("ckpt", "consolidate", tmp_path / "run" / "checkpoint-12", "-o", "out", env=env)
+    assert made.status == 0, made
+    assert (tmp_path / "out" / "fastwan.json").read_bytes() == (export / "fastwan.json").read_bytes()
+    gone = fastwan("ckpt", "consolidate", tmp_path / "run" / "checkpoint-12", "-o", "gone", env={"HF_HUB_CACHE": "/nowhere"})
+    assert gone.status == 4 and "hf download org/tiny --revision 1111aaaa" in gone.err, gone
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(fastwan, tmp_path):

@@ -29,6 +29,15 @@ void consolidate_lora(const ConsolidateCall& call,
   training::save_lora(call.to, training::export_lora(trained, options));
 }
 
+// The folder that the run took the role's model from.
+Path base_of(const ConsolidateCall& call,
+             const training::Checkpoint& checkpoint,
+             const std::pair<const std::string, config::RoleModel>& role) {
+  const std::map<std::string, std::string>& commits = checkpoint.state().snapshots;
+  const auto found = commits.find("models." + role.first + ".init_from");
+  return call.locate(role.second.init_from, found == commits.end() ? "" : found->second);
+}
+
 void consolidate(const ConsolidateCall& call) {
   using training::PieceKind;
   const training::Checkpoint checkpoint = training::Checkpoint::open(call.checkpoint);
@@ -46,10 +55,8 @@ void consolidate(const ConsolidateCall& call) {
     consolidate_lora(call, weights, lora_of(recipe, model->second));
     return;
   }
-  training::ExportOptions options = export_options(recipe, call.role);
-  if (!call.base.empty()) {
-    options.base = call.base;
-  }
+  training::ExportOptions options = export_options(
+      recipe, call.role, call.base.empty() ? base_of(call, checkpoint, *model) : call.base);
   if (!call.dtype.empty()) {
     options.dtype = call.dtype == "bf16" ? at::kBFloat16 : at::kFloat;
   }

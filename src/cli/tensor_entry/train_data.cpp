@@ -112,7 +112,7 @@ TrainData make_data(const TrainContext& context, bool needs_latents) {
   const std::string folder = recipe.training.model_path.empty()
                                  ? recipe.models.at("student").init_from
                                  : recipe.training.model_path;
-  TrainData out{.folder = layout::open_model_folder(folder, {})};
+  TrainData out{.folder = layout::open_model_folder(context.folder_of(folder), {})};
   const config::Data& wanted = recipe.training.data;
   const bool is_zero = recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
   const bool makes_clips = wanted.source == config::DataSource::kShapes;

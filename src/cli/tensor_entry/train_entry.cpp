@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <set>
 #include <utility>
 
 #include <ATen/Context.h>
@@ -43,6 +44,41 @@ bool is_constant(config::LrScheduler kind) {
   return kind == config::LrScheduler::kConstant || kind == config::LrScheduler::kConstantWithWarmup;
 }
 
+// Keys whose model came from the hub cache, by the commit of its snapshot: a digest of a weight
+// file is of names and shapes, and another revision has the same.
+std::map<std::string, std::string> snapshot_commits(const TrainContext& context) {
+  std::map<std::string, std::string> commits;
+  const auto add = [&](const std::string& key, const std::string& model) {
+    if (const auto found = context.snapshots.find(model); found != context.snapshots.end()) {
+      commits[key] = found->second.filename().string();
+    }
+  };
+  for (const auto& [role, model] : context.recipe.models) {
+    add("models." + role + ".init_from", model.init_from);
+  }
+  add("training.model_path", context.recipe.training.model_path);
+  return commits;
+}
+
+using Commits = std::map<std::string, std::string>;
+
+std::set<std::string> changed_snapshots(const Commits& before, const Commits& now) {
+  std::set<std::string> changed;
+  for (const auto& [one, other] : {std::pair(&before, &now), std::pair(&now, &before)}) {
+    for (const auto& [key, commit] : *one) {
+      if (const auto found = other->find(key); found == other->end() || found->second != commit) {
+        changed.insert(key);
+      }
+    }
+  }
+  return changed;
+}
+
+std::string origin_of(const Commits& commits, const std::string& key) {
+  const auto found = commits.find(key);
+  return found == commits.end() ? "a folder" : "snapshot " + found->second + " of the hub cache";
+}
+
 // Refuses to go on with what is not the stored run, listing every difference.
 void check_same_run(const training::RunState& stored,
                     const training::RunState& ours,
@@ -71,6 +107,12 @@ void check_same_run(const training::RunState& stored,
   }
   if (stored.world != ours.world && !is_allowed("world_size")) {
     differences.push_back(str("ranks were ", stored.world, ", are ", ours.world));
+  }
+  for (const std::string& key : changed_snapshots(stored.snapshots, ours.snapshots)) {
+    if (!is_allowed("config") && !is_allowed(key)) {
+      differences.push_back(str("the model of ", key, " was ", origin_of(stored.snapshots, key),
+                                ", is ", origin_of(ours.snapshots, key)));
+    }
   }
   for (const auto& [role, digest] : stored.frozen) {
     const auto now = ours.frozen.find(role);
@@ -161,7 +203,8 @@ training::RunState identity_of(const TrainContext& context, const TrainSetup& se
                            .seed = static_cast<uint64_t>(recipe.training.data.seed),
                            .data_digest = setup.source->digest(),
                            .world = context.mesh.world->size(),
-                           .frozen = setup.frozen};
+                           .frozen = setup.frozen,
+                           .snapshots = snapshot_commits(context)};
   state.environment = {{"program", kVersion},
                        {"torch", TORCH_VERSION},
                        {"device", context.device.str()},
@@ -189,6 +232,7 @@ void write_identity(const Path& run, const training::RunState& identity) {
   write_durably(run / "run.json", dump_json({{"environment", identity.environment},
                                              {"seed", identity.seed},
                                              {"data_digest", identity.data_digest},
+                                             {"snapshots", identity.snapshots},
                                              {"config_sha256", sha256_hex(identity.config)}}));
 }
 
@@ -201,6 +245,7 @@ config::TrainReport train(const TrainCall& call) {
       .mesh = distributed::one_process(),
       .watch = call.watch,
       .media_roots = call.run.media_roots,
+      .snapshots = call.run.snapshots,
       .on_note = call.listener.on_note ? call.listener.on_note : [](const std::string&) {}};
   const config::Checkpoint& saving = recipe.training.checkpoint;
   const Path run = saving.output_dir;

@@ -58,7 +58,7 @@ void write_student(const Recipe& recipe, const RoleNetwork& student, const Path&
     training::save_lora(to, training::export_lora(*student.network, *student.lora));
     return;
   }
-  training::ExportOptions options = export_options(recipe, kStudent);
+  training::ExportOptions options = export_options(recipe, kStudent, student.folder.folder);
   options.to = to;
   options.replaces = true;
   training::export_folder(training::weights_of(student.network->units()), options);
@@ -97,7 +97,7 @@ TrainSetup setup_flow(const TrainContext& context) {
                    .write_export = {},
                    .method = make_method(context, *networks, data)};
   for (const auto& [role, one] : *networks) {
-    if (!recipe.models.at(role).trainable) {
+    if (!recipe.models.at(role).trainable || one.lora) {
       setup.frozen[role] = one.weights_digest;
     }
   }
@@ -118,7 +118,9 @@ TrainSetup setup_flow(const TrainContext& context) {
   return setup;
 }
 
-training::ExportOptions export_options(const Recipe& recipe, const std::string& role) {
+training::ExportOptions export_options(const Recipe& recipe,
+                                       const std::string& role,
+                                       const Path& base) {
   const bool is_student = role == kStudent;
   const bool is_few_step = is_student && recipe.method.kind == config::MethodKind::kDistill;
   const config::RoleModel& model = recipe.models.at(role);
@@ -137,7 +139,7 @@ training::ExportOptions export_options(const Recipe& recipe, const std::string& 
     preset["guidance_scale"] = nullptr;
   }
   const config::Checkpoint& saving = recipe.training.checkpoint;
-  return {.base = layout::open_model_folder(model.init_from, {}).folder,
+  return {.base = base,
           .to = {},
           .class_name = is_few_step ? "WanDMDPipeline" : "",
           .preset = preset.empty() ? "" : preset.dump(),

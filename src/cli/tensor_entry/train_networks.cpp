@@ -52,7 +52,7 @@ RoleNetwork make_network(const TrainContext& context,
                          const RoleModel& model,
                          const std::shared_ptr<const training::Network>& base) {
   const config::Recipe& recipe = context.recipe;
-  RoleNetwork out{.folder = layout::open_model_folder(model.init_from, {})};
+  RoleNetwork out{.folder = layout::open_model_folder(context.folder_of(model.init_from), {})};
   if (out.folder.transformer_2) {
     throw InvalidInput(Code::kUnsupportedModel,
                        str("models.", role, ".init_from ", model.init_from,

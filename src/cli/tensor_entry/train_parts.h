@@ -30,8 +30,15 @@ struct TrainContext {
   at::Device device = at::kCPU;
   distributed::Mesh mesh;
   const Watch& watch;
-  const std::vector<Path>& media_roots;  // as io::open_ffmpeg takes them
+  const std::vector<Path>& media_roots;          // as io::open_ffmpeg takes them
+  const std::map<std::string, Path>& snapshots;  // config::TrainRun
   std::function<void(const std::string&)> on_note;
+
+  // Where a model of the recipe lies.
+  Path folder_of(const std::string& model) const {
+    const auto found = snapshots.find(model);
+    return found == snapshots.end() ? Path(model) : found->second;
+  }
 };
 
 at::ScalarType compute_type(const config::Recipe& recipe);
@@ -48,7 +55,7 @@ class Validation;  // train_validation.h
 struct TrainSetup {
   std::shared_ptr<const data::Source> source;
   std::function<training::MicroBatch(const data::Batch&)> prepare;
-  std::map<std::string, std::string> frozen;       // digests of weights by role
+  std::map<std::string, std::string> frozen;       // digests of weights by role; under adapters too
   int64_t latent_frames = 0;                       // the first so many of each row; 0: all
   int64_t tokens_per_step = 0;                     // 0: unknown
   std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
@@ -94,6 +101,9 @@ std::unique_ptr<training::Method> make_method(const TrainContext& context,
 
 // How a role's weights become a model folder; where to is left to the caller. A distilled student
 // is a few-step model, and its folder's preset says the run's way of sampling.
-training::ExportOptions export_options(const config::Recipe& recipe, const std::string& role);
+// `base`: the role's model folder.
+training::ExportOptions export_options(const config::Recipe& recipe,
+                                       const std::string& role,
+                                       const Path& base);
 
 }  // namespace fastwan::cli

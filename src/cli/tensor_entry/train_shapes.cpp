@@ -34,6 +34,11 @@ bool is_random(const Recipe& recipe) {
   return recipe.models.at(kStudent).init == config::WeightsInit::kRandom;
 }
 
+layout::ModelFolder open_student(const TrainContext& context) {
+  return layout::open_model_folder(context.folder_of(context.recipe.models.at(kStudent).init_from),
+                                   {});
+}
+
 std::shared_ptr<training::Units> units_of(const TrainContext& context,
                                           const torch::nn::Module& module) {
   return std::make_shared<training::Units>(
@@ -83,9 +88,10 @@ TrainSetup setup_on(const TrainContext& context,
 }
 
 training::ExportOptions component_export(const Recipe& recipe,
+                                         const Path& base,
                                          const Path& to,
                                          const std::string& component) {
-  training::ExportOptions options = export_options(recipe, kStudent);
+  training::ExportOptions options = export_options(recipe, kStudent, base);
   options.to = to;
   options.component = component;
   options.replaces = true;
@@ -119,8 +125,7 @@ std::string latent_statistics(const TrainContext& context,
 
 TrainSetup setup_vae(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
-  const layout::ModelFolder folder =
-      layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
+  const layout::ModelFolder folder = open_student(context);
   const int64_t crop = recipe.training.data.shapes.crop_frames;
   TrainSetup setup =
       setup_on(context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}),
@@ -141,9 +146,9 @@ TrainSetup setup_vae(const TrainContext& context) {
       training::VaeMethodOptions{.seed = seed_of(recipe),
                                  .kl_weight = recipe.method.kl_weight,
                                  .mse_weight = recipe.method.mse_weight});
-  setup.write_export = [context, config = folder.vae_config, units](const Path& to) {
-    training::ExportOptions options = component_export(context.recipe, to, "vae");
-    options.config = latent_statistics(context, config, *units);
+  setup.write_export = [context, folder, units](const Path& to) {
+    training::ExportOptions options = component_export(context.recipe, folder.folder, to, "vae");
+    options.config = latent_statistics(context, folder.vae_config, *units);
     training::export_folder(training::weights_of(*units), options);
   };
   return setup;
@@ -180,8 +185,7 @@ TextProbeWeights split(std::vector<training::ExportTensor> all) {
 
 TrainSetup setup_text(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
-  const layout::ModelFolder folder =
-      layout::open_model_folder(recipe.models.at(kStudent).init_from, {});
+  const layout::ModelFolder folder = open_student(context);
   TrainSetup setup = setup_on(context, clips(recipe, {.frames = 0}), Labels::kAttributes);
 
   const at::ScalarType type = compute_type(recipe);
@@ -207,9 +211,9 @@ TrainSetup setup_text(const TrainContext& context) {
       training::logits_of(
           probe, [tokenizer](const std::string& caption) { return tokenizer->encode(caption); }),
       attributes(), *units);
-  setup.write_export = [&recipe, units](const Path& to) {
+  setup.write_export = [&recipe, base = folder.folder, units](const Path& to) {
     const TextProbeWeights weights = split(training::weights_of(*units));
-    training::export_folder(weights.encoder, component_export(recipe, to, "text_encoder"));
+    training::export_folder(weights.encoder, component_export(recipe, base, to, "text_encoder"));
     // The heads are no part of the model; evaluation asks them what the encoder can tell apart.
     models::save_tensors(Path(recipe.training.checkpoint.output_dir) / "heads.safetensors",
                          weights.heads, {{"format", "pt"}});
@@ -227,8 +231,8 @@ TrainSetup setup_features(const TrainContext& context) {
   if (is_random(recipe)) {
     units->initialise([&] { net->initialise(seed_of(recipe)); });
   } else {
-    const auto exact =
-        models::load_shape_features(Path(recipe.models.at(kStudent).init_from) / kFeaturesFile);
+    const auto exact = models::load_shape_features(
+        context.folder_of(recipe.models.at(kStudent).init_from) / kFeaturesFile);
     units->initialise([&] { copy_values(*exact, *net); });
   }
   setup.method = std::make_unique<training::TrainAttributes>(
