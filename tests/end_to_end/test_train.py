@@ -78,7 +78,8 @@ def state_digests(folder, step):
 def metrics(folder):
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        for clock in ("step_time", "avg_step_time", "tokens_per_second", "flops_per_second", "mfu"):
+        phases = [key for key in line if key.startswith("seconds/")]
+        for clock in ("step_time", "avg_step_time", "tokens_per_second", "flops_per_second", "mfu", *phases):
             line.pop(clock, None)
     return lines
 
