@@ -100,31 +100,42 @@ std::vector<double> unipc_sigmas(int64_t steps, double shift, SigmaSchedule sche
   return {};
 }
 
-}  // namespace
-
-std::vector<NoiseLevel> few_step_levels(const std::vector<int64_t>& timesteps, double shift) {
+// level(table, timestep) of each.
+template <class Level>
+std::vector<NoiseLevel> levels_of(const std::vector<int64_t>& timesteps,
+                                  double shift,
+                                  const Level& level) {
   refuse_bad_timesteps(timesteps);
   refuse_bad_schedule(static_cast<int64_t>(timesteps.size()), shift);
   const std::array<float, kTrainTimesteps> table = shifted_table(shift);
   std::vector<NoiseLevel> levels;
   for (const int64_t timestep : timesteps) {
-    levels.push_back(
-        {.timestep = static_cast<double>(timestep), .sigma = nearest_sigma(table, timestep)});
+    levels.push_back(level(table, timestep));
   }
   return levels;
 }
 
+}  // namespace
+
+std::vector<NoiseLevel> few_step_levels(const std::vector<int64_t>& timesteps, double shift) {
+  return levels_of(timesteps, shift, [](const auto& table, int64_t timestep) {
+    return NoiseLevel{.timestep = static_cast<double>(timestep),
+                      .sigma = nearest_sigma(table, timestep)};
+  });
+}
+
 std::vector<NoiseLevel> warped_few_step_levels(const std::vector<int64_t>& timesteps,
                                                double shift) {
-  refuse_bad_timesteps(timesteps);
-  refuse_bad_schedule(static_cast<int64_t>(timesteps.size()), shift);
-  const std::array<float, kTrainTimesteps> table = shifted_table(shift);
-  std::vector<NoiseLevel> levels;
-  for (const int64_t timestep : timesteps) {
+  return levels_of(timesteps, shift, [](const auto& table, int64_t timestep) {
     const float sigma = table[static_cast<std::size_t>(kTrainTimesteps - timestep)];
-    levels.push_back({.timestep = sigma * static_cast<float>(kTrainTimesteps), .sigma = sigma});
-  }
-  return levels;
+    return NoiseLevel{.timestep = sigma * static_cast<float>(kTrainTimesteps), .sigma = sigma};
+  });
+}
+
+std::vector<NoiseLevel> student_levels(const std::vector<int64_t>& timesteps,
+                                       double shift,
+                                       bool is_warped) {
+  return is_warped ? warped_few_step_levels(timesteps, shift) : few_step_levels(timesteps, shift);
 }
 
 std::vector<NoiseLevel> unipc_levels(int64_t steps, double shift, SigmaSchedule schedule) {

@@ -25,6 +25,11 @@ std::vector<NoiseLevel> few_step_levels(const std::vector<int64_t>& timesteps, d
 // entry, as a student was trained whose recipe says warp_denoising_step.
 std::vector<NoiseLevel> warped_few_step_levels(const std::vector<int64_t>& timesteps, double shift);
 
+// Either, as a model's settings say.
+std::vector<NoiseLevel> student_levels(const std::vector<int64_t>& timesteps,
+                                       double shift,
+                                       bool is_warped);
+
 enum class SigmaSchedule { kDiffusers, kFastVideo, kWan };
 
 // UniPC with flow sigmas: n levels, fp32 sigmas, timesteps truncated to integers; the closing sigma

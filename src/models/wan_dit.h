@@ -137,13 +137,10 @@ class WanDit final : public torch::nn::Module {
     at::Tensor x;     // [B, S, D]
     at::Tensor temb;  // [U, D]
     Modulation time;  // [U, 6, D]
-    Rope rope;
   };
-  // rope: of the plan (rope_for), which callers keep with it.
   State head_in(const at::Tensor& latents,
                 const at::Tensor& timestep,
-                const ops::AttentionPlan& plan,
-                const Rope& rope) const;
+                const ops::AttentionPlan& plan) const;
   const std::vector<std::shared_ptr<WanBlock>>& blocks() const { return blocks_; }
   at::Tensor head_out(const State& state, at::IntArrayRef latent_sizes) const;
 
@@ -153,6 +150,7 @@ class WanDit final : public torch::nn::Module {
   const std::shared_ptr<const ops::Attention>& shared_attention() const { return attention_; }
   // The plan of a latent shape [B, C, T, H, W].
   ops::AttentionPlan plan_for(at::IntArrayRef latent_sizes, at::Device device) const;
+  // Of a plan, for its blocks.
   Rope rope_for(const ops::AttentionPlan& plan, at::Device device) const;
 
  private:

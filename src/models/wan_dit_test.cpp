@@ -97,11 +97,11 @@ TEST(WanDit, EveryBlockOfDiffusersIsFollowed) {
   const Case c("d1");
   const ops::AttentionPlan plan = c.plan();
   const at::Tensor text = c.model->embed_text(c.encoded);
-  WanDit::State state =
-      c.model->head_in(c.latents, c.timestep, plan, c.model->rope_for(plan, at::kCPU));
+  WanDit::State state = c.model->head_in(c.latents, c.timestep, plan);
+  const Rope rope = c.model->rope_for(plan, at::kCPU);
   for (std::size_t i = 0; i < c.model->blocks().size(); ++i) {
-    state.x = c.model->blocks()[i]->forward(state.x, text, state.time, state.rope,
-                                            c.model->attention(), plan);
+    state.x =
+        c.model->blocks()[i]->forward(state.x, text, state.time, rope, c.model->attention(), plan);
     EXPECT_TRUE(is_close(state.x, c.golden.tensor(str("out.block_", i)), kModelFp32)) << i;
   }
   EXPECT_TRUE(is_equal(c.model->head_out(state, c.latents.sizes()), c.velocity()));

@@ -64,10 +64,8 @@ at::Tensor BatchSampler::sample(const at::Tensor& noise,
     case config::Sampler::kDmd:
       latents = diffusion::sample_few_step(
           noise,
-          settings_.warp_denoising_step
-              ? diffusion::warped_few_step_levels(settings_.dmd_denoising_steps,
-                                                  settings_.flow_shift)
-              : diffusion::few_step_levels(settings_.dmd_denoising_steps, settings_.flow_shift),
+          diffusion::student_levels(settings_.dmd_denoising_steps, settings_.flow_shift,
+                                    settings_.warp_denoising_step),
           velocity, renoise, on_step);
       break;
     case config::Sampler::kEuler:

@@ -26,13 +26,6 @@ diffusion::SigmaSchedule schedule_of(config::SigmaSchedule schedule) {
   }
 }
 
-std::vector<diffusion::NoiseLevel> few_step_levels(const config::Generate& settings) {
-  return *settings.warp_denoising_step
-             ? diffusion::warped_few_step_levels(*settings.dmd_denoising_steps,
-                                                 *settings.flow_shift)
-             : diffusion::few_step_levels(*settings.dmd_denoising_steps, *settings.flow_shift);
-}
-
 // The velocity of one or more videos: which expert, with which guidance, at which timesteps.
 class Velocity {
  public:
@@ -154,8 +147,10 @@ at::Tensor denoise(const config::Generate& settings,
   switch (*settings.sampler) {
     case config::Sampler::kDmd:
       return diffusion::sample_few_step(
-          noise, few_step_levels(settings), denoiser,
-          [&in](int64_t step) { return in.noise.renoise(step); }, on_step,
+          noise,
+          diffusion::student_levels(*settings.dmd_denoising_steps, *settings.flow_shift,
+                                    *settings.warp_denoising_step),
+          denoiser, [&in](int64_t step) { return in.noise.renoise(step); }, on_step,
           {.state = components.options().types.state, .impose = impose});
     case config::Sampler::kEuler:
       return diffusion::sample_euler(noise,

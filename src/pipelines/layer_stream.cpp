@@ -105,15 +105,14 @@ at::Tensor LayerStream::forward(const at::Tensor& latents,
                                 const ops::AttentionPlan& plan) {
   const models::WanDit& dit = *impl_->model;
   impl_->prefetch(0);
-  models::WanDit::State state =
-      dit.head_in(latents, timestep, plan, dit.rope_for(plan, latents.device()));
+  models::WanDit::State state = dit.head_in(latents, timestep, plan);
+  const models::Rope rope = dit.rope_for(plan, latents.device());
   for (std::size_t i = 0; i < dit.blocks().size(); ++i) {
     if (i + 1 < dit.blocks().size()) {
       impl_->prefetch(i + 1);
     }
     impl_->place(i);
-    state.x =
-        dit.blocks()[i]->forward(state.x, text, state.time, state.rope, dit.attention(), plan);
+    state.x = dit.blocks()[i]->forward(state.x, text, state.time, rope, dit.attention(), plan);
     impl_->take_back(i);
   }
   return dit.head_out(state, latents.sizes());

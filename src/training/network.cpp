@@ -147,15 +147,12 @@ class Call final : public torch::CustomClassHolder {
     const models::WanDit& model = *parts_.model;
     if (unit == 0) {
       const at::Tensor text = model.embed_text(in[1]);  // [B, L, D]
-      const models::WanDit::State state = model.head_in(in[0], timestep_, parts_.plan, parts_.rope);
+      const models::WanDit::State state = model.head_in(in[0], timestep_, parts_.plan);
       row_ = state.time.row();
       return {state.x, state.temb, state.time.table(), text};
     }
     if (unit == parts_.last_unit()) {
-      return {model.head_out({.x = in[0],
-                              .temb = in[1],
-                              .time = models::Modulation(table_, row_),
-                              .rope = parts_.rope},
+      return {model.head_out({.x = in[0], .temb = in[1], .time = models::Modulation(table_, row_)},
                              latent_sizes_)};
     }
     const models::WanBlock& block = *model.blocks()[static_cast<std::size_t>(unit - 1)];

@@ -10,7 +10,7 @@
 namespace fastwan::kernels::testing {
 
 // Central differences of `sum` over `values`, which it reads. Truncation is step^2 of the third
-// derivative, rounding 2^-53 of the sum over the step: both stay below 1e-7 for sums near one.
+// derivative, rounding 2^-53 of the sum over the step: both stay below 1e-8 for sums near one.
 inline void expect_gradient(std::vector<double>& values,
                             const std::vector<double>& gradient,
                             const std::function<double()>& sum) {
@@ -23,7 +23,7 @@ inline void expect_gradient(std::vector<double>& values,
     values[i] = kept - kStep;
     const double below = sum();
     values[i] = kept;
-    EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-7) << i;
+    EXPECT_NEAR(gradient[i], (above - below) / (2 * kStep), 1e-8) << i;
   }
 }
 

@@ -76,8 +76,7 @@ at::Tensor WanDit::embed_text(const at::Tensor& encoded) const {
 
 WanDit::State WanDit::head_in(const at::Tensor& latents,
                               const at::Tensor& timestep,
-                              const ops::AttentionPlan& plan,
-                              const Rope& rope) const {
+                              const ops::AttentionPlan& plan) const {
   const int64_t B = latents.size(0);
   const int64_t S = plan.T * plan.H * plan.W;
   Shapes shapes("WanDit");
@@ -100,7 +99,7 @@ WanDit::State WanDit::head_in(const at::Tensor& latents,
   const at::Tensor temb = time_2_(at::silu(time_1_(wave))).to(profile_.compute);  // [U, D]
   const at::Tensor tproj =
       time_proj_(at::silu(temb)).unflatten(1, {6, config_.width()}).to(profile_.wide);  // [U, 6, D]
-  return {.x = x, .temb = temb, .time = Modulation(tproj, row), .rope = rope};
+  return {.x = x, .temb = temb, .time = Modulation(tproj, row)};
 }
 
 at::Tensor WanDit::head_out(const State& state, at::IntArrayRef latent_sizes) const {
@@ -133,9 +132,10 @@ at::Tensor WanDit::forward(const at::Tensor& latents,
                            const at::Tensor& text,
                            const ops::AttentionPlan& plan) const {
   Shapes("WanDit").expect("text", text.sizes(), str(latents.size(0), " L ", config_.width()));
-  State state = head_in(latents, timestep, plan, rope_for(plan, latents.device()));
+  State state = head_in(latents, timestep, plan);
+  const Rope rope = rope_for(plan, latents.device());
   for (const auto& block : blocks_) {
-    state.x = block->forward(state.x, text, state.time, state.rope, *attention_, plan);
+    state.x = block->forward(state.x, text, state.time, rope, *attention_, plan);
   }
   return head_out(state, latents.sizes());
 }
