@@ -111,6 +111,7 @@ struct Method {
   // vae
   double kl_weight = 1e-6;
   double mse_weight = 0;
+  bool train_encoder = true;
   int64_t statistics_clips = 2048;
 };
 
@@ -380,6 +381,8 @@ void describe(Visitor& v, Method& m) {
   v.field({"method.kl_weight", "vae: weight of the divergence term", {0, 1e6}}, m.kl_weight);
   v.field({"method.mse_weight", "vae: weight of the squared error beside L1", {0, 1e6}},
           m.mse_weight);
+  v.field({"method.train_encoder", "vae: false: the decoder alone, latents stay as they are"},
+          m.train_encoder);
   v.field({"method.statistics_clips",
            "vae: clips that give latents_mean and latents_std at the end",
            {0, kLargest}},

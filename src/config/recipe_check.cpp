@@ -125,6 +125,22 @@ void check_optimizer(const Recipe& r) {
               " is beyond training.loop.max_train_steps ", r.training.loop.max_train_steps));
 }
 
+// Weights without a gradient would decay.
+void check_frozen_encoder(const Recipe& r) {
+  if (r.method.train_encoder) {
+    return;
+  }
+  require(r.method.kind == MethodKind::kVae,
+          str("method.train_encoder is for method vae, not ", name_of(r.method.kind)));
+  require(r.models.at("student").init == WeightsInit::kPretrained,
+          "method.train_encoder false keeps the latents of a trained VAE: set models.student.init "
+          "to pretrained, or train the encoder too");
+  require(r.training.optimizer.weight_decay == 0,
+          str("method.train_encoder false needs training.optimizer.weight_decay 0, got ",
+              r.training.optimizer.weight_decay,
+              ": decay would move the encoder, and with it the latents"));
+}
+
 void check_k(const Recipe& r) {
   const Method& m = r.method;
   const Distributed& d = r.training.distributed;
@@ -281,6 +297,7 @@ void check_recipe(const Recipe& recipe) {
   check_shared_base(recipe);
   check_distributed(recipe);
   check_optimizer(recipe);
+  check_frozen_encoder(recipe);
   if (recipe.method.kind == MethodKind::kDistill) {
     check_distill(recipe);
   }

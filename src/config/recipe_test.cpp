@@ -236,6 +236,7 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
       {kFinetune, {{"training.data.data_path", ""}}, "data_path is not given"},
       {kFinetune, {{"training.data.source", "shapes"}}, "data_path has no part in source shapes"},
       {kFinetune, {{"training.data.shapes.crop_frames", "13"}}, "is for method vae"},
+      {kFinetune, {{"method.train_encoder", "false"}}, "is for method vae"},
       {kFinetune, {{"training.dit_precision", "bf16"}}, "masters in bf16"},
       {kFinetune, {{"training.compute_dtype", "fp64"}}, "both be fp64"},
       {kFinetune, {{"training.optimizer.lr_warmup_steps", "10"}}, "take constant_with_warmup"},
@@ -399,8 +400,10 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
   const Recipe teacher = shipped("tiny-shapes/teacher");
   EXPECT_EQ(shipped("tiny-shapes/vae-windows").models.at("student").init_from,
             shipped("tiny-shapes/text").training.checkpoint.export_path);
-  EXPECT_EQ(shipped("tiny-shapes/vae").models.at("student").init_from,
+  EXPECT_EQ(shipped("tiny-shapes/vae-clips").models.at("student").init_from,
             shipped("tiny-shapes/vae-windows").training.checkpoint.export_path);
+  EXPECT_EQ(shipped("tiny-shapes/vae").models.at("student").init_from,
+            shipped("tiny-shapes/vae-clips").training.checkpoint.export_path);
   EXPECT_EQ(teacher.models.at("student").init_from,
             shipped("tiny-shapes/vae").training.checkpoint.export_path);
   for (const char* name : {"vsa", "distill", "distill-data", "dense", "ablation-no-gate"}) {

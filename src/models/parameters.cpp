@@ -7,6 +7,7 @@
 #include <ATen/ops/linear.h>
 
 #include "base/text.h"
+#include "ops/linear.h"
 
 namespace fastwan::models {
 
@@ -47,7 +48,7 @@ void Linear::add_adapter(torch::nn::Module& root,
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
-  const at::Tensor y = at::linear(x, weight, bias);
+  const at::Tensor y = ops::linear(x, weight, bias);
   return lora_a.defined() ? at::add(y, at::linear(at::linear(x, lora_a), lora_b), lora_scale) : y;
 }
 

@@ -19,6 +19,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/residual_norm/residual_norm.h"
+#include "ops/linear.h"
 #include "ops/norm_silu.h"
 #include "ops/residual_norm.h"
 #include "ops/rms_rotate.h"
@@ -45,6 +46,25 @@ TEST(NormSiluOp, IsNoWorseThanTorchsOperatorsInPlaceToo) {
   at::Tensor strided = at::randn({4, 6}).t();
   EXPECT_THROW(norm_silu_(strided, at::randn({4})), c10::ValueError);
   EXPECT_THROW(norm_silu(at::randn({4, 6}), at::randn({4})), c10::ValueError);
+}
+
+TEST(SumOfRows, IsTheSumOverRowsAroundThePartialSumsSize) {
+  for (const int64_t N : {0, 1, 511, 512, 513, 1536, 1600}) {
+    for (const at::ScalarType type : {at::kDouble, at::kFloat, at::kBFloat16}) {
+      const at::Tensor x = at::randn({N, 5}, at::kDouble).to(type);
+      const at::Tensor got = sum_of_rows(x), want = x.to(at::kDouble).sum(0);
+      EXPECT_EQ(got.scalar_type(), type);
+      // Sums in float32 err by 2^-24 of the sum of sizes an addition at most; bf16 rounds once
+      // more.
+      const at::Tensor sizes = x.to(at::kDouble).abs().sum(0);
+      const double rounding = type == at::kBFloat16 ? std::ldexp(1.0, -8) : 0;
+      const double an_addition = std::ldexp(1.0, type == at::kDouble ? -53 : -24);
+      const at::Tensor limit =
+          sizes * (an_addition * static_cast<double>(N)) + want.abs() * rounding;
+      EXPECT_TRUE((got.to(at::kDouble) - want).abs().le(limit).all().item<bool>())
+          << N << " " << type;
+    }
+  }
 }
 
 at::Tensor plain_rms_rotate(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& turn) {

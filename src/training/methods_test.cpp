@@ -9,8 +9,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include "base/check.h"
@@ -340,6 +342,22 @@ TEST(TrainVae, LearnsAClip) {
   EXPECT_LT(last, 0.85 * first);
 }
 
+TEST(TrainVae, WithoutItsEncoderTheDecoderGetsTheSameGradientAndTheEncoderNone) {
+  Vae v(at::kDouble);
+  v.method->accumulate("student", 1, v.batch, 1.0);
+  const at::Tensor whole = v.units->gradient(0).clone();
+  v.units->zero_gradients();
+  TrainVae decoder(v.vae, *v.units, VaeMethodOptions{.kl_weight = 1e-3, .trains_encoder = false});
+  decoder.accumulate("student", 1, v.batch, 1.0);
+  for (const UnitTensor& tensor : v.units->layout()[0].tensors) {
+    const bool encodes =
+        tensor.name.rfind("encoder.", 0) == 0 || tensor.name.rfind("quant_conv.", 0) == 0;
+    const at::Tensor got = v.units->gradient(0).narrow(0, tensor.offset, tensor.numel);
+    const at::Tensor want = whole.narrow(0, tensor.offset, tensor.numel);
+    EXPECT_TRUE(is_equal(got, encodes ? at::zeros_like(want) : want)) << tensor.name;
+  }
+}
+
 TEST(TrainVae, DivergenceIsZeroForTheUnitGaussianAndLatentMomentsAreThoseOfAllAtOnce) {
   const at::Tensor zero = at::zeros({2, 4, 1, 3, 3}, at::kDouble);
   EXPECT_TRUE(is_equal(kl_divergence({.mean = zero, .logvar = zero}), at::zeros({2}, at::kDouble)));
@@ -350,14 +368,18 @@ TEST(TrainVae, DivergenceIsZeroForTheUnitGaussianAndLatentMomentsAreThoseOfAllAt
               1e-12);
   LatentMoments moments;
   const at::Tensor z = golden_tensor("methods", "z", {6, 4, 2, 3, 3}, 0.7, 2.0).to(at::kDouble);
-  moments.add(z.narrow(0, 0, 2));
-  moments.add(z.narrow(0, 2, 4));
+  const double variance = 0.25;
+  for (const auto& [first, count] : {std::pair{0, 2}, std::pair{2, 4}}) {
+    const at::Tensor mean = z.narrow(0, first, count);
+    moments.add({.mean = mean, .logvar = at::full_like(mean, std::log(variance))});
+  }
   const at::Tensor by_channel = z.transpose(0, 1).flatten(1);
   for (int64_t c = 0; c < 4; ++c) {
     EXPECT_NEAR(moments.mean()[static_cast<std::size_t>(c)], by_channel[c].mean().item<double>(),
                 1e-12);
+    const auto of_means = by_channel[c].std(/*unbiased=*/false).item<double>();
     EXPECT_NEAR(moments.std()[static_cast<std::size_t>(c)],
-                by_channel[c].std(/*unbiased=*/false).item<double>(), 1e-12);
+                std::hypot(of_means, std::sqrt(variance)), 1e-12);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/abs.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/mse_loss.h>
@@ -44,6 +45,11 @@ std::map<std::string, Trained> TrainVae::networks() {
   return {{kVae, {.units = &units_}}};
 }
 
+models::LatentPosterior TrainVae::posterior_of(const at::Tensor& video) const {
+  const at::AutoGradMode records(options_.trains_encoder);
+  return vae_->posterior(video);
+}
+
 Metrics TrainVae::accumulate(const std::string& /*network*/,
                              int64_t step,
                              const MicroBatch& batch,
@@ -51,7 +57,7 @@ Metrics TrainVae::accumulate(const std::string& /*network*/,
   const at::Tensor video = batch.pixels;  // [b, 3, F, P, Q]
   at::Tensor l1, kl, error;
   const at::Tensor loss = add_gradient(units_, share, [&] {
-    const models::LatentPosterior posterior = vae_->posterior(video);
+    const models::LatentPosterior posterior = posterior_of(video);
     const at::Tensor mean = widened(posterior.mean);  // [b, z, T, H, W]
     const at::Tensor noise = diffusion::noise_like(
         mean, {.seed = options_.seed, .stream = Stream::kFlowNoise, .step = step}, batch.slots);
@@ -72,12 +78,16 @@ Metrics TrainVae::accumulate(const std::string& /*network*/,
           {"vae_psnr", 10.0 * std::log10(4.0 / error.item<double>())}};
 }
 
-void LatentMoments::add(const at::Tensor& latents) {
-  const at::Tensor wide = latents.to(at::kCPU, at::kDouble).transpose(0, 1).flatten(1);  // [z, n]
-  const at::Tensor sum = wide.sum(1), squares = at::square(wide).sum(1);
+void LatentMoments::add(const models::LatentPosterior& posterior) {
+  const auto by_channel = [](const at::Tensor& x) {
+    return x.to(at::kCPU, at::kDouble).transpose(0, 1).flatten(1);  // [z, n]
+  };
+  const at::Tensor mean = by_channel(posterior.mean);
+  const at::Tensor sum = mean.sum(1);
+  const at::Tensor squares = (at::square(mean) + at::exp(by_channel(posterior.logvar))).sum(1);
   sum_ = sum_.defined() ? sum_ + sum : sum;
   sum_of_squares_ = sum_of_squares_.defined() ? sum_of_squares_ + squares : squares;
-  count_ += wide.size(1);
+  count_ += mean.size(1);
 }
 
 std::vector<double> LatentMoments::mean() const {

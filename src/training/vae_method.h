@@ -30,6 +30,8 @@ struct VaeMethodOptions {
   double kl_weight = 1e-6;
   // L1 alone is slow to draw what is small and moves: the median of such a pixel is its background.
   double mse_weight = 0;
+  // False: the decoder alone learns, from latents that stay as they are.
+  bool trains_encoder = true;
 };
 
 class TrainVae final : public Method {
@@ -48,21 +50,25 @@ class TrainVae final : public Method {
   std::map<std::string, Trained> networks() override;
 
  private:
+  models::LatentPosterior posterior_of(const at::Tensor& video) const;
+
   std::shared_ptr<models::WanVae> vae_;
   Units& units_;
   VaeMethodOptions options_;
 };
 
-// latents_mean and latents_std of a VAE's config: moments of a channel over clips, frames and
-// pixels, summed in fp64.
+// latents_mean and latents_std of a VAE's config: moments of a channel over clips, frames, pixels
+// and the posterior, E[mean] and sqrt(Var[mean] + E[variance]), summed in fp64. With the variance a
+// channel that says little has small latents once they are normalised; by its means alone it would
+// weigh as much in a transformer's loss as one that says much.
 class LatentMoments {
  public:
-  void add(const at::Tensor& latents);  // [B, z, T, H, W]
-  std::vector<double> mean() const;     // [z]
-  std::vector<double> std() const;      // [z], of the population
+  void add(const models::LatentPosterior& posterior);
+  std::vector<double> mean() const;  // [z]
+  std::vector<double> std() const;   // [z], of the population
 
  private:
-  at::Tensor sum_, sum_of_squares_;  // [z]
+  at::Tensor sum_, sum_of_squares_;  // [z], of means, of squares of samples
   int64_t count_ = 0;
 };
 

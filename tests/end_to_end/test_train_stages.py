@@ -87,6 +87,23 @@ def test_a_stopped_vae_run_goes_on_as_if_it_had_not_stopped(fastwan_in, vae):
     assert (vae / "cut/export/vae/config.json").read_text() == (vae / "vae/export/vae/config.json").read_text()
 
 
+def test_a_decoder_trained_alone_leaves_the_latents_as_they_are(fastwan_in, vae):
+    from safetensors.torch import load_file
+
+    settings = {"models__student__init": "pretrained", "method__train_encoder": "false", "method__kl_weight": 0,
+                "training__data__shapes__crop_frames": 5, "training__loop__max_train_steps": 3}
+    refused = train(fastwan_in(vae), "vae", "vae/export", "decoder", **settings)
+    assert refused.status != 0 and "weight_decay" in refused.err, refused
+    run = train(fastwan_in(vae), "vae", "vae/export", "decoder", **settings, training__optimizer__weight_decay=0)
+    assert run.status == 0, run
+    assert (vae / "decoder/export/vae/config.json").read_text() == (vae / "vae/export/vae/config.json").read_text()
+    before, after = (load_file(vae / name / "export/vae/diffusion_pytorch_model.safetensors") for name in ("vae", "decoder"))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        is_kept = name.startswith(("encoder.", "quant_conv."))
+        assert bool((weight == after[name]).all()) == is_kept, name
+
+
 def test_the_feature_net_learns_and_is_one_file(fastwan_in, text):
     from safetensors.torch import load_file
 

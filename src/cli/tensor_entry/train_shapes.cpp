@@ -117,7 +117,7 @@ std::string latent_statistics(const TrainContext& context,
     context.watch.throw_if_stopped();
     const at::Tensor bytes =
         data::render_batch(*source, first, std::min(kBatch, count - first));  // [n, 3, F, P, Q]
-    moments.add(vae.posterior(data::as_pixels(bytes.to(context.device))).mean);
+    moments.add(vae.posterior(data::as_pixels(bytes.to(context.device))));
   }
   const Json statistics = {{"latents_mean", moments.mean()}, {"latents_std", moments.std()}};
   return statistics.dump();
@@ -145,10 +145,13 @@ TrainSetup setup_vae(const TrainContext& context) {
       vae, *units,
       training::VaeMethodOptions{.seed = seed_of(recipe),
                                  .kl_weight = recipe.method.kl_weight,
-                                 .mse_weight = recipe.method.mse_weight});
+                                 .mse_weight = recipe.method.mse_weight,
+                                 .trains_encoder = recipe.method.train_encoder});
   setup.write_export = [context, folder, units](const Path& to) {
     training::ExportOptions options = component_export(context.recipe, folder.folder, to, "vae");
-    options.config = latent_statistics(context, folder.vae_config, *units);
+    if (context.recipe.method.train_encoder) {  // else the latents are what they were
+      options.config = latent_statistics(context, folder.vae_config, *units);
+    }
     training::export_folder(training::weights_of(*units), options);
   };
   return setup;

@@ -99,14 +99,14 @@ __global__ void __launch_bounds__(kMaxThreads, 1) backward_kernel(const Element*
     const int64_t i = first + team.index();
     Four row[kChunks], g[kChunks];
     load_row(team, x + i * shape.C, shape.C, i < shape.R, row);
+    load_row(team, grad_out + i * shape.C, shape.C, i < shape.R, g);  // before the sum waits
     const float scale = scale_of(team, shape, row);
     float along = 0;
 #pragma unroll
     for (int k = 0; k < kChunks; ++k) {
       const int c = team.channel(k);
       const bool has = i < shape.R && c < shape.C;
-      g[k] = has ? turned(load(grad_out + i * shape.C + c), turn_of(shape, rotation, i, c), -1.0F)
-                 : Four{};
+      g[k] = has ? turned(g[k], turn_of(shape, rotation, i, c), -1.0F) : Four{};
       const Four w = has ? load(weight + c) : Four{};
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) {

@@ -32,6 +32,11 @@ at::Tensor channels_innermost(const at::Tensor& x) {
   return x.movedim(1, -1).contiguous();
 }
 
+// Norms of narrow types are summed in float32.
+bool is_narrow(const at::Tensor& x) {
+  return x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble;
+}
+
 }  // namespace
 
 Scope Scope::in(const std::string& word) const {
@@ -123,22 +128,23 @@ at::Tensor RmsNorm::operator()(const at::Tensor& x) const {
     return out;
   }
   const double root = std::sqrt(static_cast<double>(x.size(-1)));
-  const bool is_narrow = x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble;
-  const at::Tensor wide = is_narrow ? x.to(at::kFloat) : x;
+  const bool narrow = is_narrow(x);
+  const at::Tensor wide = narrow ? x.to(at::kFloat) : x;
   const at::Tensor length =
       at::linalg_vector_norm(wide, 2, {-1}, /*keepdim=*/true).clamp_min(kSmallestLength);
   // Operations and roundings of into().
   const at::Tensor normed =
-      is_narrow ? (wide / length).to(x.scalar_type()) * root : x * (root / length);
+      narrow ? (wide / length).to(x.scalar_type()) * root : x * (root / length);
   return normed * gamma.flatten();
 }
 
 void RmsNorm::into(at::Tensor out, const at::Tensor& x) const {
   const double root = std::sqrt(static_cast<double>(x.size(-1)));
-  const at::Tensor wide = x.to(at::kFloat);
+  const bool narrow = is_narrow(x);
+  const at::Tensor wide = narrow ? x.to(at::kFloat) : x;
   const at::Tensor length =
       at::linalg_vector_norm(wide, 2, {-1}, /*keepdim=*/true).clamp_min_(kSmallestLength);
-  if (x.scalar_type() == at::kFloat) {
+  if (!narrow) {
     at::mul_out(out, x, root / length);
   } else {
     out.copy_(wide / length);  // diffusers rounds here, after the root and after gamma
