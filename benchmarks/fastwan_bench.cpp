@@ -41,9 +41,8 @@ void randomise(torch::nn::Module& model) {
 // One block at the width of the 1.3B models, 4 x 32 x 32 tokens, 512 text rows.
 Iteration dit_block() {
   const layout::WanDitConfig config{.num_heads = 12, .head_dim = 128, .ffn_dim = 8960};
-  models::RoundingProfile profile = models::RoundingProfile::fp32();
-  profile.one_pass_norm = true;  // as pipelines/precision.cpp
-  const auto block = std::make_shared<models::WanBlock>(config, profile, at::kCPU);
+  const auto block =
+      std::make_shared<models::WanBlock>(config, models::RoundingProfile::fp32(), at::kCPU);
   randomise(*block);
   const int64_t T = 4, H = 32, W = 32;
   const at::Tensor x = at::randn({1, T * H * W, config.width()});

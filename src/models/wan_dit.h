@@ -30,9 +30,6 @@ struct RoundingProfile {
   bool rounds_norm_before_scale = false;
   bool norm2_reads_unrounded = false;       // norm2 sees the residual sum before it is rounded
   bool head_modulation_in_compute = false;  // the head's shift and scale are rounded
-  // Norm and rotation of q and k in one pass where gradients are off (fp32 on the CPU): not the
-  // bits of the same block with gradients on, which recomputation relies on.
-  bool one_pass_norm = false;
 
   static RoundingProfile fp32();
   static RoundingProfile fp64();  // to check gradients

@@ -84,9 +84,7 @@ INSTANTIATE_TEST_SUITE_P(HeadSizes24And128And64, WanDitGolden, ::testing::Values
 
 // Without gradients, as the pipelines run it, blocks overwrite what they no longer need.
 TEST_P(WanDitGolden, VelocityIsThatOfDiffusersInFp32WithoutGradientsToo) {
-  RoundingProfile profile = RoundingProfile::fp32();
-  profile.one_pass_norm = true;
-  const Case c(GetParam(), full(), profile);
+  const Case c(GetParam());
   const at::NoGradGuard no_grad;
   const at::Tensor latents = c.latents.clone();
   EXPECT_TRUE(is_close(c.velocity(), c.golden.tensor("out.velocity"), kModelFp32));

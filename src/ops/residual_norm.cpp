@@ -6,10 +6,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/layer_norm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "ops/gpu_operator.h"
+#include "ops/residual_norm_cpu.h"
 
 namespace fastwan::ops {
 namespace {
@@ -98,6 +100,9 @@ using Backward = std::tuple<at::Tensor, at::Tensor, at::Tensor>(const MaybeTenso
                                                                 bool);
 
 bool is_taken(const ResidualNormInputs& in) {
+  if (in.x.is_cpu()) {
+    return cpu_residual_norm_takes(in);
+  }
   if (!in.x.is_cuda()) {
     return false;
   }
@@ -113,58 +118,85 @@ at::Tensor gradient_of(const at::Tensor& rows, const at::Tensor& vector) {
       .view_as(vector);
 }
 
-struct GpuResidualNorm : torch::autograd::Function<GpuResidualNorm> {
-  // sum, where y is given, and normed, where scale is.
+ResidualNormResults forward_kernel(const ResidualNormInputs& in) {
+  if (in.x.is_cpu()) {
+    return cpu_residual_norm(
+        in, in.y.defined() ? at::empty_like(in.y, at::MemoryFormat::Contiguous) : at::Tensor());
+  }
+  static const auto run = gpu_operator<Forward>("fastwan::_residual_norm");
+  const auto [sum, normed] =
+      run->call(in.x, maybe(in.y), maybe(in.gate), maybe(in.scale), maybe(in.shift), in.eps,
+                in.adds_one, in.rounds_norm, in.reads_rounded);
+  return {.sum = sum, .normed = normed};
+}
+
+ResidualNormGradients backward_kernel(const ResidualNormInputs& in,
+                                      const at::Tensor& of_sum,
+                                      const at::Tensor& of_normed) {
+  if (in.x.is_cpu()) {
+    return cpu_residual_norm_backward(in, of_sum, of_normed);
+  }
+  static const auto run = gpu_operator<Backward>("fastwan::_residual_norm_backward");
+  const auto [x, y, vectors] =
+      run->call(maybe(of_sum), maybe(of_normed), in.x, maybe(in.y), maybe(in.gate), maybe(in.scale),
+                in.eps, in.adds_one, in.reads_rounded);
+  return {.x = x, .y = y, .vectors = vectors};
+}
+
+struct FusedResidualNorm : torch::autograd::Function<FusedResidualNorm> {
+  // sum, where y is given, and normed, where scale is. The tensors of `in` come alone too: autograd
+  // sees arguments, not members.
   static variable_list forward(AutogradContext* ctx,
-                               const at::Tensor& x,
+                               const at::Tensor& /*x*/,
                                const MaybeTensor& y,
-                               const MaybeTensor& gate,
+                               const MaybeTensor& /*gate*/,
                                const MaybeTensor& scale,
-                               const MaybeTensor& shift,
+                               const MaybeTensor& /*shift*/,
                                const ResidualNormInputs& in) {
     ctx->save_for_backward({in.x, in.y, in.gate, in.scale, in.shift});
     ctx->saved_data["eps"] = in.eps;
     ctx->saved_data["adds_one"] = in.adds_one;
     ctx->saved_data["reads_rounded"] = in.reads_rounded;
     ctx->set_materialize_grads(false);
-    static const auto run = gpu_operator<Forward>("fastwan::_residual_norm");
-    const auto [sum, out] =
-        run->call(x, y, gate, scale, shift, in.eps, in.adds_one, in.rounds_norm, in.reads_rounded);
-    variable_list results;
+    const ResidualNormResults results = forward_kernel(in);
+    variable_list wanted;
     if (y) {
-      results.push_back(sum);
+      wanted.push_back(results.sum);
     }
     if (scale) {
-      results.push_back(out);
+      wanted.push_back(results.normed);
     }
-    return results;
+    return wanted;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &y = saved[1], &gate = saved[2], &scale = saved[3],
-                     &shift = saved[4];
+    const ResidualNormInputs in{.x = saved[0],
+                                .y = saved[1],
+                                .gate = saved[2],
+                                .scale = saved[3],
+                                .shift = saved[4],
+                                .eps = ctx->saved_data["eps"].toDouble(),
+                                .adds_one = ctx->saved_data["adds_one"].toBool(),
+                                .reads_rounded = ctx->saved_data["reads_rounded"].toBool()};
     const at::Tensor none;
-    const at::Tensor grad_sum = y.defined() ? grads[0] : none;
-    const at::Tensor grad_out = scale.defined() ? grads.back() : none;
+    const at::Tensor grad_sum = in.y.defined() ? grads[0] : none;
+    const at::Tensor grad_out = in.scale.defined() ? grads.back() : none;
     if (!grad_sum.defined() && !grad_out.defined()) {
       return variable_list(6);
     }
-    static const auto run = gpu_operator<Backward>("fastwan::_residual_norm_backward");
-    auto [grad_x, grad_y, of_vectors] =
-        run->call(maybe(grad_sum), maybe(grad_out), x, maybe(y), maybe(gate), maybe(scale),
-                  ctx->saved_data["eps"].toDouble(), ctx->saved_data["adds_one"].toBool(),
-                  ctx->saved_data["reads_rounded"].toBool());
+    ResidualNormGradients of = backward_kernel(in, grad_sum, grad_out);
     if (!grad_out.defined()) {  // no norm: x gets what the sum gets
-      grad_x = grad_sum;
+      of.x = grad_sum;
     }
-    if (!gate.defined()) {
-      grad_y = y.defined() ? grad_x : none;
+    if (!in.gate.defined()) {
+      of.y = in.y.defined() ? of.x : none;
     }
-    const auto of = [&vectors = of_vectors](const at::Tensor& vector, int64_t k) {
-      return vector.defined() ? gradient_of(vectors.select(1, k), vector) : at::Tensor();
+    const auto of_vector = [&of](const at::Tensor& vector, int64_t k) {
+      return vector.defined() ? gradient_of(of.vectors.select(1, k), vector) : at::Tensor();
     };
-    return {grad_x, grad_y, of(gate, 0), of(scale, 1), of(shift, 2), none};
+    return {of.x, of.y, of_vector(in.gate, 0), of_vector(in.scale, 1), of_vector(in.shift, 2),
+            none};
   }
 };
 
@@ -174,8 +206,13 @@ ResidualNormResults residual_norm(const ResidualNormInputs& in) {
   if (!is_taken(in)) {
     return plain(in);
   }
-  const variable_list results = GpuResidualNorm::apply(in.x, maybe(in.y), maybe(in.gate),
-                                                       maybe(in.scale), maybe(in.shift), in);
+  if (in.x.is_cpu() && may_overwrite()) {
+    ResidualNormInputs dense = in;
+    dense.y = in.y.defined() ? in.y.contiguous() : in.y;
+    return cpu_residual_norm(dense, dense.y);
+  }
+  const variable_list results = FusedResidualNorm::apply(in.x, maybe(in.y), maybe(in.gate),
+                                                         maybe(in.scale), maybe(in.shift), in);
   return {.sum = in.y.defined() ? results.front() : in.x,
           .normed = in.scale.defined() ? results.back() : at::Tensor()};
 }

@@ -1,8 +1,8 @@
 // A gated residual sum and the layer norm of it: what stands between the parts of a transformer
-// block (kernels/residual_norm/residual_norm.h). On CUDA, where libfastwan_ops_cuda.so has been
-// opened, one pass over memory in float32 and bfloat16 where a gate, a scale and a shift belong to
-// a whole sample; elsewhere torch's own operators. Both with a gradient. A function for models, not
-// an operator of the library.
+// block (kernels/residual_norm/residual_norm.h). Where a gate, a scale and a shift belong to a
+// whole sample, one pass over memory: on the CPU in float32; on CUDA, where libfastwan_ops_cuda.so
+// has been opened, in float32 and bfloat16. Elsewhere torch's own operators. All with a gradient. A
+// function for models, not an operator of the library.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,10 +1,11 @@
-// Operations over rows: norm_silu and rms_rotate_ against torch's own operators, residual_norm
+// Operations over rows: norm_silu, rms_rotate and gelu against torch's own operators, residual_norm
 // against its reference.
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/addcmul.h>
+#include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/polar.h>
@@ -19,6 +20,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/residual_norm/residual_norm.h"
+#include "ops/gelu.h"
 #include "ops/linear.h"
 #include "ops/norm_silu.h"
 #include "ops/residual_norm.h"
@@ -77,36 +79,71 @@ at::Tensor plain_rms_rotate(const at::Tensor& x, const at::Tensor& weight, const
   return at::view_as_real(pairs * turn).flatten(-3);
 }
 
-TEST(RmsRotateOp, IsNoWorseThanTorchsOperatorsWithAndWithoutRotation) {
-  const at::NoGradGuard no_grad;
+TEST(RmsRotateOp, IsNoWorseThanTorchsOperatorsWithAndWithoutRotationAndGradients) {
   const at::Tensor angle = at::randn({21, 1, 32}, at::kDouble);
   const at::Tensor turn = at::polar(angle.new_ones(angle.sizes()), angle);
   for (const bool is_rotated : {true, false}) {
-    at::Tensor x = at::randn({2, 21, 3 * 64});
-    const at::Tensor weight = at::randn({3 * 64});
+    const auto leaf = [](const at::Tensor& x) { return x.clone().set_requires_grad(true); };
+    const at::Tensor x = at::randn({2, 21, 3 * 64}), weight = at::randn({3 * 64});
+    const at::Tensor grad_out = at::randn_like(x);
     const at::Tensor turns = is_rotated ? turn.to(at::kComplexFloat) : at::Tensor();
-    const at::Tensor exact =
-        plain_rms_rotate(x.to(at::kDouble), weight.to(at::kDouble),
-                         is_rotated ? turns.to(at::kComplexDouble) : at::Tensor());
-    const at::Tensor plain = plain_rms_rotate(x, weight, turns);
-    rms_rotate_(x, weight, turns, 1e-6);
-    EXPECT_TRUE(testing::no_worse_than_plain(x, plain, exact)) << is_rotated;
+    const at::Tensor exact_x = leaf(x.to(at::kDouble)), exact_weight = leaf(weight.to(at::kDouble));
+    const at::Tensor exact = plain_rms_rotate(
+        exact_x, exact_weight, is_rotated ? turns.to(at::kComplexDouble) : at::Tensor());
+    exact.backward(grad_out.to(at::kDouble));
+    const at::Tensor plain_x = leaf(x), plain_weight = leaf(weight);
+    const at::Tensor plain = plain_rms_rotate(plain_x, plain_weight, turns);
+    plain.backward(grad_out);
+
+    const at::Tensor got_x = leaf(x), got_weight = leaf(weight);
+    const RmsRotateInputs in{.x = got_x, .weight = got_weight, .rotation = turns, .eps = 1e-6};
+    ASSERT_TRUE(has_rms_rotate(in));
+    const at::Tensor got = rms_rotate(in);
+    got.backward(grad_out);
+    EXPECT_TRUE(testing::no_worse_than_plain(got, plain, exact)) << is_rotated;
+    EXPECT_TRUE(testing::no_worse_than_plain(got_x.grad(), plain_x.grad(), exact_x.grad()));
+    EXPECT_TRUE(
+        testing::no_worse_than_plain(got_weight.grad(), plain_weight.grad(), exact_weight.grad()));
+
+    const at::NoGradGuard no_grad;
+    RmsRotateInputs again = in;
+    again.x = x.clone();
+    const at::Tensor in_place = rms_rotate(again);
+    EXPECT_TRUE(testing::is_equal(in_place, got)) << "with and without gradients the same bits";
+    EXPECT_TRUE(in_place.is_alias_of(again.x));
   }
 }
 
-TEST(RmsRotateOp, LeavesGradientsToOthersAndRefusesWhatDoesNotFit) {
-  at::Tensor x = at::randn({1, 4, 12});
-  EXPECT_FALSE(has_rms_rotate(x));
+TEST(RmsRotateOp, LeavesOtherTypesToOthersAndRefusesWhatDoesNotFit) {
+  const at::Tensor x = at::randn({1, 4, 12}), weight = at::randn({12});
+  EXPECT_TRUE(has_rms_rotate({.x = x, .weight = weight}));
+  EXPECT_FALSE(has_rms_rotate({.x = x.to(at::kBFloat16), .weight = weight.to(at::kBFloat16)}));
+  EXPECT_FALSE(has_rms_rotate({.x = x.to(at::kDouble), .weight = weight.to(at::kDouble)}));
+  const auto run = [&x](const at::Tensor& w, const at::Tensor& rotation) {
+    return rms_rotate({.x = x, .weight = w, .rotation = rotation, .eps = 1e-6});
+  };
+  EXPECT_THROW(run(at::randn({11}), {}), c10::ValueError);
+  EXPECT_THROW(run(weight, at::randn({4, 1, 3})), c10::ValueError);
+  EXPECT_THROW(run(weight, at::randn({4, 1, 5}).to(at::kComplexFloat)), c10::ValueError);
+  EXPECT_THROW(run(weight, at::randn({3, 1, 3}).to(at::kComplexFloat)), c10::ValueError);
+}
+
+TEST(GeluOp, IsNoWorseThanTorchsOperatorWithGradients) {
+  const at::Tensor x = (3 * at::randn({2, 31, 17})).set_requires_grad(true);
+  const at::Tensor plain_x = x.detach().clone().set_requires_grad(true);
+  const at::Tensor exact_x = x.detach().to(at::kDouble).set_requires_grad(true);
+  const at::Tensor grad_out = at::randn_like(plain_x);
+  const at::Tensor got = tanh_gelu(x), plain = at::gelu(plain_x, "tanh");
+  const at::Tensor exact = tanh_gelu(exact_x);  // float64: torch's
+  got.backward(grad_out);
+  plain.backward(grad_out);
+  exact.backward(grad_out.to(at::kDouble));
+  EXPECT_TRUE(testing::no_worse_than_plain(got, plain, exact));
+  EXPECT_TRUE(testing::no_worse_than_plain(x.grad(), plain_x.grad(), exact_x.grad()));
   const at::NoGradGuard no_grad;
-  EXPECT_TRUE(has_rms_rotate(x));
-  EXPECT_FALSE(has_rms_rotate(x.to(at::kBFloat16)));
-  const at::Tensor weight = at::randn({12});
-  EXPECT_THROW(rms_rotate_(x, at::randn({11}), {}, 1e-6), c10::ValueError);
-  EXPECT_THROW(rms_rotate_(x, weight, at::randn({4, 1, 3}), 1e-6), c10::ValueError);
-  EXPECT_THROW(rms_rotate_(x, weight, at::randn({4, 1, 5}).to(at::kComplexFloat), 1e-6),
-               c10::ValueError);
-  EXPECT_THROW(rms_rotate_(x, weight, at::randn({3, 1, 3}).to(at::kComplexFloat), 1e-6),
-               c10::ValueError);
+  const at::Tensor used_up = x.detach().clone();
+  EXPECT_TRUE(testing::is_equal(tanh_gelu(used_up), got));
+  EXPECT_TRUE(testing::is_equal(used_up, got));
 }
 
 struct Kind {
@@ -198,6 +235,74 @@ TEST(ResidualNormOp, IsItsReferenceWithGradients) {
     EXPECT_TRUE(testing::is_equal(plain.sum, got.sum));
     if (kind.norms) {
       EXPECT_TRUE(testing::is_equal(plain.normed, got.normed));
+    }
+  }
+}
+
+// The kernels of the CPU against the plain version in float64, values and gradients; the same bits
+// without gradients and in place.
+TEST(ResidualNormOp, InFloat32IsNearItsPlainVersionInFloat64) {
+  for (const Kind kind : {Kind{false, false, true, false}, Kind{true, true, true, true},
+                          Kind{true, true, true, false}, Kind{true, false, true, false},
+                          Kind{true, true, false, false}}) {
+    constexpr int64_t kB = 3, kS = 300, kC = 40;
+    std::vector<at::Tensor> values = {at::randn({kB, kS, kC}), at::randn({kB, kS, kC})};
+    const at::Tensor of_sum = at::randn({kB, kS, kC}), of_out = at::randn({kB, kS, kC});
+    const at::Tensor table = at::randn({kB, 3, kC});  // vectors are views of one table
+    for (int64_t k = 0; k < 3; ++k) {
+      values.push_back(kind.shares && k > 0 ? at::randn({kC}) : table.narrow(1, k, 1));
+    }
+    const std::vector<bool> is_there = {true, kind.adds, kind.gates, kind.norms, kind.norms};
+    const auto inputs = [&](at::ScalarType type) {
+      std::vector<at::Tensor> leaves;
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        leaves.push_back(is_there[i] ? values[i].to(type).detach().set_requires_grad(true)
+                                     : at::Tensor());
+      }
+      return leaves;
+    };
+    const auto run = [&](const std::vector<at::Tensor>& v) {
+      return residual_norm({.x = v[0],
+                            .y = v[1],
+                            .gate = v[2],
+                            .scale = v[3],
+                            .shift = v[4],
+                            .eps = 1e-6,
+                            .adds_one = !kind.shares});
+    };
+    const auto backward = [&](const ResidualNormResults& results, at::ScalarType type) {
+      at::Tensor total = at::zeros({}, type);
+      if (kind.adds) {
+        total = total + (results.sum * of_sum.to(type)).sum();
+      }
+      if (kind.norms) {
+        total = total + (results.normed * of_out.to(type)).sum();
+      }
+      total.backward();
+    };
+    const auto got_in = inputs(at::kFloat), exact_in = inputs(at::kDouble);
+    const ResidualNormResults got = run(got_in), exact = run(exact_in);
+    backward(got, at::kFloat);
+    backward(exact, at::kDouble);
+    // Ten roundings and sums of up to 128 rows in a row, each half of 2^-24.
+    constexpr double kBar = 1e-6;
+    EXPECT_LT(testing::relative_l2(got.sum, exact.sum), kBar);
+    if (kind.norms) {
+      EXPECT_LT(testing::relative_l2(got.normed, exact.normed), kBar);
+    }
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (is_there[i]) {
+        EXPECT_LT(testing::relative_l2(got_in[i].grad(), exact_in[i].grad()), kBar) << i;
+      }
+    }
+    const at::NoGradGuard no_grad;
+    std::vector<at::Tensor> again = got_in;
+    again[1] = kind.adds ? values[1].clone() : at::Tensor();
+    const ResidualNormResults in_place = run(again);
+    EXPECT_TRUE(testing::is_equal(in_place.sum, got.sum));
+    EXPECT_EQ(kind.adds, in_place.sum.is_alias_of(kind.adds ? again[1] : of_sum));
+    if (kind.norms) {
+      EXPECT_TRUE(testing::is_equal(in_place.normed, got.normed));
     }
   }
 }

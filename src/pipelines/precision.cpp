@@ -28,7 +28,6 @@ Precisions choose_precisions(const config::Generate& settings, at::Device device
     out.state = is_fastvideo ? at::kBFloat16 : at::kFloat;
   } else {
     out.transformer = models::RoundingProfile::fp32();
-    out.transformer.one_pass_norm = true;
   }
   out.vae = type_of(settings.vae_precision, is_fastvideo ? usual : at::kFloat);
   out.text_encoder = type_of(settings.text_encoder_precision, usual);

@@ -16,8 +16,9 @@
 //          stride between rows, 0 where all rows share one
 // Absent   (null) y: no sum, x is read as it is; gate: y counts as it is; scale and shift: no norm.
 //          A null gradient counts as zeros, a null result is not written
-// Types    float32 and bfloat16, gate, scale and shift float32; sums in float32. `rounds_norm`
-//          rounds the norm before it is scaled, `reads_rounded` the sum before it is normed
+// Types    CPU: float32; CUDA: float32 and bfloat16, gate, scale and shift float32; sums in
+//          float32. `rounds_norm` rounds the norm before it is scaled, `reads_rounded` the sum
+//          before it is normed: nothing to round in float32
 // Order    gradients over rows are summed over `parts` shares in a fixed order: the same bits on
 //          every call
 // Cost     reads and writes each [R, C] that is given once: memory bound
@@ -26,6 +27,7 @@
 #include <cstdint>
 
 #include "kernels/common/bf16.h"
+#include "kernels/common/range.h"
 
 namespace fastwan::kernels {
 
@@ -70,6 +72,19 @@ void residual_norm(const ResidualNormArgs<double, double>& args);
 // grads [B, 3, C]: of gate, scale and shift, are added to.
 void residual_norm_backward(const ResidualNormBackwardArgs<double, double>& args, double* grads);
 }  // namespace ref
+
+namespace cpu {
+// How many sums of each sample's rows the backward writes: a matter of the shape alone.
+int64_t residual_norm_parts(int64_t S);
+// `rows` counts b * S + s; sum is given where y is, and may be y.
+void residual_norm(const ResidualNormArgs<float, float>& args, Range rows);
+// `parts` counts b * residual_norm_parts + part; grads [B, parts, 3, C]: their sums over parts are
+// the gradients of gate, scale and shift. row: scratch, C floats.
+void residual_norm_backward(const ResidualNormBackwardArgs<float, float>& args,
+                            float* grads,
+                            float* row,
+                            Range parts);
+}  // namespace cpu
 
 namespace cuda {
 // Whether the kernels take rows of C channels.

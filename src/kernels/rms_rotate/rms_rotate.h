@@ -61,7 +61,14 @@ void rms_rotate_backward(const RmsRotateBackwardArgs<double>& args,
 }  // namespace ref
 namespace cpu {
 void rms_rotate(const RmsRotateArgs<float>& args, Range rows);
-}
+// How many sums of the weight's gradient the backward writes: a matter of the shape alone.
+int64_t rms_rotate_parts(int64_t R);
+// A range of parts; grad_weight [parts, C]: its sum over parts is the gradient.
+void rms_rotate_backward(const RmsRotateBackwardArgs<float>& args,
+                         float* grad_weight,
+                         int64_t R,
+                         Range parts);
+}  // namespace cpu
 namespace cuda {
 // Whether the kernels take rows of C channels in heads of d.
 bool takes_rms_rotate(int64_t C, int64_t d);

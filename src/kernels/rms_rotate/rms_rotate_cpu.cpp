@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/rms_rotate/rms_rotate.h"
@@ -7,6 +8,7 @@
 #include <hwy/foreach_target.h>  // before highway.h
 #include <hwy/highway.h>
 
+#include "kernels/common/simd/rows-inl.h"
 #include "kernels/common/simd/sum_of_squares-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -71,7 +73,81 @@ void rms_rotate_rows(const RmsRotateArgs<float>& a, Range rows) {
   }
 }
 
+// One head: pairs (even, odd) times (cos, -sin).
+void turn_head_back(const float* x, const float* rotation, int64_t d, float* out) {
+  int64_t c = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::ScalableTag<float> f32;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
+  for (; c + lanes <= d; c += lanes) {
+    const auto y = hn::LoadU(f32, x + c), turn = hn::LoadU(f32, rotation + c);
+    const auto along = hn::Mul(y, hn::DupEven(turn));
+    const auto across = hn::Mul(hn::Shuffle2301(y), hn::DupOdd(turn));
+    hn::StoreU(hn::OddEven(hn::Sub(along, across), hn::Add(along, across)), f32, out + c);
+  }
+#endif
+  for (; c < d; c += 2) {
+    out[c] = x[c] * rotation[c] + x[c + 1] * rotation[c + 1];
+    out[c + 1] = x[c + 1] * rotation[c] - x[c] * rotation[c + 1];
+  }
+}
+
+// A row whose gradient, turned back, is g, which may be grad_x; grad_weight [C] is added to.
+void backward_row(const RmsRotateBackwardArgs<float>& a,
+                  const float* x,
+                  const float* g,
+                  float* grad_x,
+                  float* grad_weight) {
+  const float* weight = a.weight;
+  const auto width = static_cast<float>(a.C);
+  const float scale = 1.0F / std::sqrt(sum_of_squares(x, a.C) / width + static_cast<float>(a.eps));
+  const float along =
+      sum_over_row(a.C,
+                   [=](auto tag, int64_t c) HWY_ATTR {
+                     const auto of_norm =
+                         hn::Mul(hn::LoadU(tag, g + c), hn::LoadU(tag, weight + c));
+                     return hn::Mul(of_norm, hn::Mul(hn::LoadU(tag, x + c), hn::Set(tag, scale)));
+                   }) /
+      width;
+  over_row(a.C, [=](auto tag, int64_t c) HWY_ATTR {
+    const auto from = hn::LoadU(tag, g + c);
+    const auto n = hn::Mul(hn::LoadU(tag, x + c), hn::Set(tag, scale));
+    hn::StoreU(hn::MulAdd(from, n, hn::LoadU(tag, grad_weight + c)), tag, grad_weight + c);
+    const auto d = hn::NegMulAdd(n, hn::Set(tag, along), hn::Mul(from, hn::LoadU(tag, weight + c)));
+    hn::StoreU(hn::Mul(d, hn::Set(tag, scale)), tag, grad_x + c);
+  });
+}
+
+void backward_parts(const RmsRotateBackwardArgs<float>& a,
+                    float* grad_weight,
+                    int64_t R,
+                    Range parts) {
+  const int64_t count = cpu::rms_rotate_parts(R);
+  for (int64_t part = parts.begin; part < parts.end; ++part) {
+    float* sums = grad_weight + part * a.C;
+    std::fill_n(sums, a.C, 0.0F);
+    for (int64_t i = part * R / count; i < (part + 1) * R / count; ++i) {
+      const float* g = a.grad_out + i * a.C;
+      float* grad_x = a.grad_x + i * a.C;
+      if (a.rotation != nullptr) {
+        for (int64_t c = 0; c < a.C; c += a.d) {
+          turn_head_back(g + c, a.rotation + i % a.S * a.d, a.d, grad_x + c);
+        }
+        g = grad_x;
+      }
+      backward_row(a, a.x + i * a.C, g, grad_x, sums);
+    }
+  }
+}
+
 }  // namespace
+
+void rms_rotate_backward_float(const RmsRotateBackwardArgs<float>& args,
+                               float* grad_weight,
+                               int64_t R,
+                               Range parts) {
+  backward_parts(args, grad_weight, R, parts);
+}
 
 void rms_rotate_float(const RmsRotateArgs<float>& args, Range rows) {
   rms_rotate_rows(args, rows);
@@ -83,9 +159,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace fastwan::kernels {
 HWY_EXPORT(rms_rotate_float);
+HWY_EXPORT(rms_rotate_backward_float);
 
 void cpu::rms_rotate(const RmsRotateArgs<float>& args, Range rows) {
   HWY_DYNAMIC_DISPATCH(rms_rotate_float)(args, rows);
+}
+int64_t cpu::rms_rotate_parts(int64_t R) {
+  constexpr int64_t kRows = 128;  // as residual_norm
+  return std::max<int64_t>(1, R / kRows);
+}
+void cpu::rms_rotate_backward(const RmsRotateBackwardArgs<float>& args,
+                              float* grad_weight,
+                              int64_t R,
+                              Range parts) {
+  HWY_DYNAMIC_DISPATCH(rms_rotate_backward_float)(args, grad_weight, R, parts);
 }
 }  // namespace fastwan::kernels
 #endif

@@ -1,7 +1,5 @@
 #include <map>
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/rms_norm.h>
 #include <ATen/ops/view_as_complex.h>
 #include <ATen/ops/view_as_real.h>
@@ -9,6 +7,7 @@
 #include "base/text.h"
 #include "models/layout/tensors.h"
 #include "models/wan_dit.h"
+#include "ops/gelu.h"
 #include "ops/residual_norm.h"
 #include "ops/rms_rotate.h"
 
@@ -31,11 +30,6 @@ at::Tensor rotated(const at::Tensor& x, const Rope& rope) {
   return at::view_as_real(pairs * rope.rotation).flatten(-2).to(x.scalar_type());  // [B, S, H, d]
 }
 
-// Nothing records results for a gradient: they may be overwritten.
-bool may_overwrite() {
-  return !at::GradMode::is_enabled();
-}
-
 // RMS norm, split into heads, rotated where a rope is given.
 struct HeadsArgs {
   const at::Tensor& weight;  // [D]
@@ -44,21 +38,16 @@ struct HeadsArgs {
   double eps;
   const RoundingProfile& profile;
 };
-at::Tensor normed_heads(at::Tensor x, const HeadsArgs& args) {  // [B, S, D] -> [B, S, H, d]
+at::Tensor normed_heads(const at::Tensor& x, const HeadsArgs& args) {  // [B, S, D] -> [B, S, H, d]
   const std::vector<int64_t> heads = {args.num_heads, x.size(-1) / args.num_heads};
   const bool rounds_norm = args.profile.rounds_norm_before_scale;
-  if (args.profile.one_pass_norm && !rounds_norm && ops::has_rms_rotate(x)) {
-    ops::rms_rotate_(x, args.weight, args.rope != nullptr ? args.rope->rotation : at::Tensor(),
-                     args.eps);
-    return x.unflatten(-1, heads);
-  }
   const ops::RmsRotateInputs in{
       .x = x,
       .weight = args.weight,
       .rotation = args.rope != nullptr ? args.rope->rotation : at::Tensor(),
       .eps = args.eps,
       .rounds_norm = rounds_norm};
-  if (ops::has_gpu_rms_rotate(in)) {
+  if (ops::has_rms_rotate(in)) {
     return ops::rms_rotate(in).unflatten(-1, heads);
   }
   const at::Tensor split = rms(x, args.weight, args.eps, rounds_norm).unflatten(-1, heads);
@@ -192,8 +181,7 @@ at::Tensor WanBlock::forward(const at::Tensor& x_in,
                                         .shift = m.vector(3),
                                         .eps = eps_,
                                         .rounds_norm = profile_.rounds_norm_before_scale});
-  at::Tensor hidden = ffn_in_(hear.normed);  // [B, S, F]
-  hidden = may_overwrite() ? at::gelu_(hidden, "tanh") : at::gelu(hidden, "tanh");
+  const at::Tensor hidden = ops::tanh_gelu(ffn_in_(hear.normed));  // [B, S, F]
   return ops::residual_norm({.x = hear.sum, .y = ffn_out_(hidden), .gate = m.vector(5)})
       .sum;  // think; [B, S, D]
 }
