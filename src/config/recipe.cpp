@@ -141,6 +141,12 @@ std::span<const EnumName<UnconditionalText>> names(UnconditionalText) {
   return kNames;
 }
 
+std::span<const EnumName<OptimizerKind>> names(OptimizerKind) {
+  static constexpr NameTable<OptimizerKind, 2> kNames = {
+      {{"adamw", OptimizerKind::kAdamW}, {"muon", OptimizerKind::kMuon}}};
+  return kNames;
+}
+
 std::span<const EnumName<LrScheduler>> names(LrScheduler) {
   static constexpr NameTable<LrScheduler, 7> kNames = {
       {{"student", LrScheduler::kAsStudent},

@@ -30,6 +30,10 @@ enum class RolloutMode { kDataLatent, kSimulate };
 enum class KScope { kStep, kGroup, kSample };
 enum class NanPolicy { kStop, kZero };
 enum class UnconditionalText { kNegativePrompt, kZero };
+enum class OptimizerKind {
+  kAdamW,
+  kMuon  // on the matrices of blocks, AdamW on all else
+};
 enum class LrScheduler {
   kAsStudent,  // of the critic alone; resolved on reading
   kConstant,
@@ -56,6 +60,7 @@ std::span<const EnumName<RolloutMode>> names(RolloutMode);
 std::span<const EnumName<KScope>> names(KScope);
 std::span<const EnumName<NanPolicy>> names(NanPolicy);
 std::span<const EnumName<UnconditionalText>> names(UnconditionalText);
+std::span<const EnumName<OptimizerKind>> names(OptimizerKind);
 std::span<const EnumName<LrScheduler>> names(LrScheduler);
 std::span<const EnumName<TimestepDensity>> names(TimestepDensity);
 std::span<const EnumName<ComputeDtype>> names(ComputeDtype);
@@ -150,6 +155,7 @@ struct Data {
 };
 
 struct Optimizer {
+  OptimizerKind kind = OptimizerKind::kAdamW;
   double learning_rate = 2e-6;
   Betas betas = {0.9, 0.999};
   double weight_decay = 0.01;
@@ -459,6 +465,9 @@ void describe(Visitor& v, Training& t) {
   describe(v, t.distributed);
   describe(v, t.data);
   Optimizer& o = t.optimizer;
+  v.field(
+      {"training.optimizer.name", "adamw, or muon for the matrices of blocks, adamw for the rest"},
+      o.kind);
   v.field({"training.optimizer.learning_rate", "peak rate of the student", {0, 1}},
           o.learning_rate);
   v.field({"training.optimizer.betas", "of AdamW; a first beta of 0 keeps no moment", {0, 1}},

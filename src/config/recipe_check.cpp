@@ -115,6 +115,15 @@ void check_optimizer(const Recipe& r) {
           "training.optimizer.v_dtype must be fp32 or bf16_sr: AdamW needs the second moment");
   require(o.m_dtype != MomentDtype::kNone || (o.betas[0] == 0 && r.method.fake_score_betas[0] == 0),
           "training.optimizer.m_dtype none needs a first beta of 0, for the critic too");
+  if (o.kind == OptimizerKind::kMuon) {
+    require(
+        o.m_dtype == MomentDtype::kFp32 && o.v_dtype == MomentDtype::kFp32,
+        "training.optimizer.name muon keeps its moments in fp32: leave m_dtype and v_dtype out");
+    require(r.training.distributed.hsdp_shard_dim == 1,
+            str("training.optimizer.name muon needs whole matrices in every process, got "
+                "training.distributed.hsdp_shard_dim ",
+                r.training.distributed.hsdp_shard_dim, ". Set it to 1, or take adamw"));
+  }
   require(o.lr_scheduler != LrScheduler::kAsStudent,
           "training.optimizer.lr_scheduler must name a schedule, got student");
   require(o.lr_scheduler != LrScheduler::kConstant || o.lr_warmup_steps == 0,

@@ -35,18 +35,32 @@ struct AdamWOptions {
   int64_t network = 0;
 };
 
-class AdamW {
+// Updates a network's units from their gradients.
+class Optimizer {
+ public:
+  Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
+  virtual ~Optimizer() = default;
+
+  // One update from units.gradient(), which is left as it is.
+  virtual void step(double learning_rate) = 0;
+  // Updates made so far; with the moments it is the whole state.
+  virtual int64_t updates() const = 0;
+  virtual void set_updates(int64_t updates) = 0;
+  virtual std::vector<FlatPiece> pieces() const = 0;  // the moments, unit by unit
+};
+
+class AdamW final : public Optimizer {
  public:
   // InvalidInput bad_value for betas outside [0, 1) and bf16 moments of fp64 weights.
   AdamW(Units& units, const AdamWOptions& options);
 
-  // One update from units.gradient(), which is left as it is.
-  void step(double learning_rate);
-
-  // Updates made so far; with the moments it is the whole state.
-  int64_t updates() const { return updates_; }
-  void set_updates(int64_t updates) { updates_ = updates; }
-  std::vector<FlatPiece> pieces() const;  // kinds "m" (unless beta1 = 0) and "v", unit by unit
+  void step(double learning_rate) override;
+  int64_t updates() const override { return updates_; }
+  void set_updates(int64_t updates) override { updates_ = updates; }
+  std::vector<FlatPiece> pieces()
+      const override;  // kinds "m" (unless beta1 = 0) and "v", unit by unit
 
  private:
   struct Moments {

@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "training/clip.h"
+#include "training/muon.h"
 
 namespace fastwan::training {
 namespace {
@@ -156,12 +157,19 @@ std::vector<NamedPiece> named_pieces(const std::string& role,
   return out;
 }
 
+std::unique_ptr<Optimizer> optimizer_of(Units& units, const RoleOptions& options) {
+  if (options.takes_muon) {
+    return std::make_unique<Muon>(units, options.adamw);
+  }
+  return std::make_unique<AdamW>(units, options.adamw);
+}
+
 struct Trainer::Impl {
   struct Role {
     std::string name;
     Units* units;
     RoleOptions options;
-    std::unique_ptr<AdamW> adamw;
+    std::unique_ptr<Optimizer> optimizer;
     std::unique_ptr<Ema> ema;
   };
 
@@ -199,7 +207,7 @@ struct Trainer::Impl {
     };
     for (const Role& one : roles) {
       append(one.name, one.units->pieces());
-      append(one.name, one.adamw->pieces());
+      append(one.name, one.optimizer->pieces());
       if (one.ema) {
         append(one.name, one.ema->pieces());
       }
@@ -223,7 +231,7 @@ struct Trainer::Impl {
     now.world = mesh.world->size();
     now.parent = parent;
     for (const Role& one : roles) {
-      now.updates[one.name] = one.adamw->updates();
+      now.updates[one.name] = one.optimizer->updates();
     }
     return now;
   }
@@ -237,7 +245,7 @@ struct Trainer::Impl {
       if (one.ema && checkpoint.has(one.name, PieceKind::kEma)) {
         one.ema->start();
       }
-      one.adamw->set_updates(checkpoint.state().updates.at(one.name));
+      one.optimizer->set_updates(checkpoint.state().updates.at(one.name));
     }
     for (const NamedPiece& piece : pieces()) {
       checkpoint.load(piece);
@@ -383,7 +391,7 @@ struct Trainer::Impl {
       stop_on_non_finite(one.name, failure.what(), metrics, micros);
     }
     const double rate = one.options.learning_rate * lr_factor(one.options.schedule, now - 1);
-    one.adamw->step(rate);
+    one.optimizer->step(rate);
     one.units->zero_gradients();
     if (one.ema) {
       one.ema->update(now);
@@ -571,7 +579,7 @@ Trainer::Trainer(Method& method,
     const auto row = impl_->options.roles.find(name);
     invariant(row != impl_->options.roles.end(), "every network that trains has its options");
     Impl::Role role{.name = name, .units = trained.units, .options = row->second};
-    role.adamw = std::make_unique<AdamW>(*role.units, row->second.adamw);
+    role.optimizer = optimizer_of(*role.units, row->second);
     if (row->second.ema) {
       role.ema = std::make_unique<Ema>(*role.units, *row->second.ema);
     }

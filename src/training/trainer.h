@@ -42,6 +42,7 @@ struct RoleOptions {
   double learning_rate = 0;
   LrSchedule schedule;
   AdamWOptions adamw;
+  bool takes_muon = false;  // for the matrices of blocks
   std::optional<EmaOptions> ema;
   std::string rate_name = "learning_rate";  // in the metrics
 };

@@ -136,6 +136,20 @@ def test_a_stop_by_steps_and_one_by_signal_resume_to_the_same_bits(fastwan, fine
     assert metrics(tmp_path) == metrics(finetuned)
 
 
+def test_muon_learns_and_goes_on_to_the_same_bits(fastwan, tmp_path):
+    for name in ("straight", "cut"):
+        write_recipe(tmp_path / name, FINETUNE, steps=8)
+    muon = "--training.optimizer.name=muon"
+    assert train(fastwan, tmp_path / "straight", muon).status == 0
+    assert train(fastwan, tmp_path / "cut", muon, "--training.loop.max_train_steps=5").status == 0
+    assert train(fastwan, tmp_path / "cut", muon).status == 0
+    assert state_digests(tmp_path / "cut", 8) == state_digests(tmp_path / "straight", 8)
+    losses = [line["train_loss"] for line in metrics(tmp_path / "straight")]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3]), losses
+    refused = train(fastwan, tmp_path / "cut", "--training.loop.max_train_steps=9")
+    assert refused.status == 8 and "training.optimizer.name" in refused.err, refused
+
+
 def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=2)
     assert train(fastwan, tmp_path).status == 0

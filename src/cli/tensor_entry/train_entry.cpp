@@ -175,7 +175,8 @@ std::map<std::string, training::RoleOptions> role_options(const Recipe& recipe) 
   const config::Optimizer& o = recipe.training.optimizer;
   training::RoleOptions student{.learning_rate = o.learning_rate,
                                 .schedule = schedule_of(recipe, o.lr_scheduler),
-                                .adamw = adamw_of(recipe, o.betas, 0)};
+                                .adamw = adamw_of(recipe, o.betas, 0),
+                                .takes_muon = o.kind == config::OptimizerKind::kMuon};
   if (recipe.callbacks.ema.decay > 0) {
     student.ema = training::EmaOptions{.decay = recipe.callbacks.ema.decay,
                                        .start_step = recipe.callbacks.ema.start_iter};
@@ -186,6 +187,7 @@ std::map<std::string, training::RoleOptions> role_options(const Recipe& recipe) 
     roles[kCritic] = {.learning_rate = m.fake_score_learning_rate,
                       .schedule = schedule_of(recipe, m.fake_score_lr_scheduler),
                       .adamw = adamw_of(recipe, m.fake_score_betas, 1),
+                      .takes_muon = o.kind == config::OptimizerKind::kMuon,
                       .rate_name = "fake_score_learning_rate"};
   }
   return roles;
