@@ -149,6 +149,25 @@ void check_against_config(const std::vector<ExportTensor>& weights,
   }
 }
 
+// `around`: the folders that `folder` lies in, links followed.
+void check_copies(const Path& folder, std::vector<Path> around) {
+  around.push_back(fs::canonical(folder));
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    std::error_code error;
+    const Path meant = fs::canonical(entry.path(), error);
+    const bool is_around = std::find(around.begin(), around.end(), meant) != around.end();
+    if (error || is_around) {
+      throw InvalidInput(
+          Code::kNotFound,
+          str(entry.path().string(), " leads to ", is_around ? "a folder around itself" : "nothing",
+              ": the run's export could not copy it. Mend the model folder"));
+    }
+    if (fs::is_directory(meant)) {
+      check_copies(entry.path(), around);
+    }
+  }
+}
+
 void copy_or_link(const Path& from, const Path& to, bool links) {
   std::error_code error;
   if (links) {
@@ -157,7 +176,7 @@ void copy_or_link(const Path& from, const Path& to, bool links) {
     fs::copy(from, to, fs::copy_options::recursive, error);
   }
   if (error) {
-    throw_io_error(error.value(), to, links ? "link" : "copy to");
+    throw_io_error(error.value(), from, links ? "link" : "copy");
   }
 }
 
@@ -199,6 +218,10 @@ void fill(const Path& folder,
 }
 
 }  // namespace
+
+void check_export_base(const Path& base) {
+  check_copies(base, {});
+}
 
 std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
                                      const std::string& role,

@@ -53,6 +53,10 @@ struct ExportOptions {
   bool links = false;                       // other components as symbolic links
   bool replaces = false;                    // an older export is replaced when the new one is whole
 };
+// What an export copies from `base` must be there before a run begins, not only at its end.
+// not_found for links to nothing and for links to a folder around themselves.
+void check_export_base(const Path& base);
+
 // Written beside `to` and renamed when whole. exists; does_not_fit above limit_bytes; not_found
 // when the base lacks model_index.json; missing_weights when names or shapes are not those of its
 // config.

@@ -150,6 +150,16 @@ def test_muon_learns_and_goes_on_to_the_same_bits(fastwan, tmp_path):
     assert refused.status == 8 and "training.optimizer.name" in refused.err, refused
 
 
+@pytest.mark.parametrize("target,told", [("nowhere", "leads to nothing"), (".", "around itself")])
+def test_a_model_folder_that_the_export_could_not_copy_is_refused_before_the_first_step(fastwan, tmp_path, target, told):
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "model" / "vae" / "extra").symlink_to(target)
+    write_recipe(tmp_path, FINETUNE, steps=1, model=tmp_path / "model")
+    refused = train(fastwan, tmp_path)
+    assert refused.status != 0 and told in refused.err and "vae/extra" in refused.err, refused
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
 def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=2)
     assert train(fastwan, tmp_path).status == 0

@@ -20,6 +20,7 @@
 #include "cli/version.h"
 #include "data/loader.h"
 #include "pipelines/device.h"
+#include "training/export.h"
 #include "training/trainer.h"
 
 namespace fastwan::cli {
@@ -253,6 +254,10 @@ config::TrainReport train(const TrainCall& call) {
   const Path run = saving.output_dir;
   std::filesystem::create_directories(run);
 
+  const std::string& start = recipe.models.at(kStudent).init_from;
+  if (!start.empty()) {
+    training::check_export_base(context.folder_of(start));
+  }
   const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
                            recipe.method.kind == config::MethodKind::kDistill;
   const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);
