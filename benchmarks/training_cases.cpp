@@ -7,6 +7,7 @@
 
 #include <ATen/ops/randn.h>
 
+#include "base/heap.h"
 #include "case.h"
 #include "models/wan_dit.h"
 #include "training/clip.h"
@@ -64,6 +65,7 @@ class Steps {
  public:
   explicit Steps(std::unique_ptr<training::Method> method)
       : method_(std::move(method)), batch_(tiny_batch()) {
+    keep_freed_memory();  // as the trainer does
     for (const auto& [name, trained] : method_->networks()) {
       optimizers_[name] =
           std::make_unique<training::AdamW>(*trained.units, training::AdamWOptions{});

@@ -1,29 +1,19 @@
 #include "base/heap.h"
 
+#include <cstdlib>  // any header of the library says whether it is glibc
+
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 namespace fastwan {
-namespace {
 
+void keep_freed_memory() {
 #if defined(__GLIBC__)
-constexpr int kReturned = 4 << 20;
-constexpr int kKept = 32 << 20;  // the highest that glibc reaches by itself
-#endif
-
-}  // namespace
-
-LargeBlocksReturned::LargeBlocksReturned() {
-#if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, kReturned);
-#endif
-}
-
-LargeBlocksReturned::~LargeBlocksReturned() {
-#if defined(__GLIBC__)
-  mallopt(M_MMAP_THRESHOLD, kKept);
-  mallopt(M_TRIM_THRESHOLD, 2 * kKept);  // as glibc pairs them
+  constexpr int kLargestOnHeap = 32 << 20;  // the highest that glibc reaches by itself
+  constexpr int kKept = 1 << 30;
+  mallopt(M_MMAP_THRESHOLD, kLargestOnHeap);
+  mallopt(M_TRIM_THRESHOLD, kKept);
 #endif
 }
 

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/heap.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "training/clip.h"
@@ -537,6 +538,7 @@ struct Trainer::Impl {
     StepProfile profile(is_first_rank() ? options.profile : ProfileOptions{},
                         std::max<int64_t>(0, options.max_steps - step));
     note_unless_empty(profile.warning());
+    keep_freed_memory();
     while (step < options.max_steps) {
       profile.before_step();
       const Clock::time_point begin = Clock::now();

@@ -10,7 +10,6 @@
 #include <ATen/ops/tensor.h>
 
 #include "base/check.h"
-#include "base/heap.h"
 #include "base/json.h"
 #include "base/shape.h"
 #include "base/text.h"
@@ -118,7 +117,6 @@ at::Tensor WanVae::finished(const at::Tensor& x) const {
 void WanVae::decode(const at::Tensor& latents, const OnChunk& on_chunk) {
   invariant(decoder_ != nullptr, "the decoder was asked for");
   const at::NoGradGuard no_grad;
-  const LargeBlocksReturned returned;
   Shapes("WanVae").expect("latents", latents.sizes(), str("B ", config_.z_dim, " T H W"));
   const at::Tensor x =
       channels_innermost(latents.to(options_.device, options_.dtype));  // [B, T, H, W, z]
