@@ -1,6 +1,5 @@
 #include "ops/gelu.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
@@ -8,17 +7,14 @@
 
 #include "kernels/gelu/gelu.h"
 #include "ops/element.h"
+#include "ops/over_rows.h"
 
 namespace fastwan::ops {
 namespace {
 
-constexpr int64_t kElementsPerTask = 16384;  // below that a second thread costs more than it saves
-
 void into(const at::Tensor& out, const at::Tensor& x) {
   const kernels::GeluArgs<float> args{.x = read<float>(x), .out = write<float>(out)};
-  at::parallel_for(0, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-    kernels::cpu::gelu(args, {.begin = begin, .end = end});
-  });
+  over_rows(x.numel(), 1, [&](kernels::Range elements) { kernels::cpu::gelu(args, elements); });
 }
 
 struct CpuGelu : torch::autograd::Function<CpuGelu> {
@@ -36,9 +32,8 @@ struct CpuGelu : torch::autograd::Function<CpuGelu> {
     at::Tensor grad_x = at::empty_like(x);
     const kernels::GeluBackwardArgs<float> args{
         .grad_out = read<float>(grad_out), .x = read<float>(x), .grad_x = write<float>(grad_x)};
-    at::parallel_for(0, x.numel(), kElementsPerTask, [&](int64_t begin, int64_t end) {
-      kernels::cpu::gelu_backward(args, {.begin = begin, .end = end});
-    });
+    over_rows(x.numel(), 1,
+              [&](kernels::Range elements) { kernels::cpu::gelu_backward(args, elements); });
     return {grad_x};
   }
 };

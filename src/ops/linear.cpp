@@ -6,6 +6,8 @@
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "ops/element.h"
+
 namespace fastwan::ops {
 namespace {
 
@@ -51,7 +53,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 }
 
 at::Tensor sum_of_rows(const at::Tensor& x) {
-  const at::ScalarType wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType wide = sum_type(x);
   const int64_t N = x.size(0), C = x.size(1), whole = N / kRows * kRows;
   at::Tensor sum = x.slice(0, whole).sum(0, /*keepdim=*/false, wide);  // [C]
   if (whole > 0) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <tuple>
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -12,12 +11,12 @@
 #include "ops/checks.h"
 #include "ops/element.h"
 #include "ops/gpu_operator.h"
+#include "ops/over_rows.h"
 
 namespace fastwan::ops {
 namespace {
 
 constexpr const char* kOp = "norm_silu";
-constexpr int64_t kElementsPerTask = 16384;  // below that a second thread costs more than it saves
 
 void into(const at::Tensor& out, const at::Tensor& x, const at::Tensor& gamma_any) {
   check_shape(kOp, {"gamma", gamma_any}, {{"C", x.size(-1)}});
@@ -25,10 +24,7 @@ void into(const at::Tensor& out, const at::Tensor& x, const at::Tensor& gamma_an
   const int64_t C = std::max<int64_t>(1, x.size(-1));
   const kernels::NormSiluArgs<float> args{
       .x = read<float>(x), .gamma = read<float>(gamma), .out = write<float>(out), .C = C};
-  at::parallel_for(0, x.numel() / C, std::max<int64_t>(1, kElementsPerTask / C),
-                   [&](int64_t begin, int64_t end) {
-                     kernels::cpu::norm_silu(args, {.begin = begin, .end = end});
-                   });
+  over_rows(x.numel() / C, C, [&](kernels::Range rows) { kernels::cpu::norm_silu(args, rows); });
 }
 
 struct GpuNormSilu : torch::autograd::Function<GpuNormSilu> {

@@ -1,6 +1,5 @@
 #include "ops/residual_norm_cpu.h"
 
-#include <algorithm>
 #include <vector>
 
 #include <ATen/Parallel.h>
@@ -9,11 +8,10 @@
 
 #include "kernels/residual_norm/residual_norm.h"
 #include "ops/element.h"
+#include "ops/over_rows.h"
 
 namespace fastwan::ops {
 namespace {
-
-constexpr int64_t kElementsPerTask = 16384;  // below that a second thread costs more than it saves
 
 // One vector a sample or one for all.
 bool is_per_sample(const at::Tensor& vector, const at::Tensor& x) {
@@ -100,10 +98,8 @@ ResidualNormResults cpu_residual_norm(const ResidualNormInputs& in, const at::Te
                                                      .sum = write_if(sum),
                                                      .out = write_if(results.normed),
                                                      .rule = rule};
-  at::parallel_for(0, rule.B * rule.S, std::max<int64_t>(1, kElementsPerTask / rule.C),
-                   [&](int64_t begin, int64_t end) {
-                     kernels::cpu::residual_norm(args, {.begin = begin, .end = end});
-                   });
+  over_rows(rule.B * rule.S, rule.C,
+            [&](kernels::Range rows) { kernels::cpu::residual_norm(args, rows); });
   return results;
 }
 

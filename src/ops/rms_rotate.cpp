@@ -1,6 +1,5 @@
 #include "ops/rms_rotate.h"
 
-#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -15,12 +14,12 @@
 #include "ops/checks.h"
 #include "ops/element.h"
 #include "ops/gpu_operator.h"
+#include "ops/over_rows.h"
 
 namespace fastwan::ops {
 namespace {
 
 constexpr const char* kOp = "rms_rotate";
-constexpr int64_t kElementsPerTask = 16384;  // below that a second thread costs more than it saves
 
 using MaybeTensor = std::optional<at::Tensor>;
 using Takes = bool(const at::Tensor&, const at::Tensor&, const MaybeTensor&);
@@ -56,10 +55,7 @@ void cpu_into(const at::Tensor& out, const Operands& in, double eps) {
                                            .d = in.head_dim(),
                                            .S = in.x.size(1),
                                            .eps = eps};
-  at::parallel_for(0, in.rows(), std::max<int64_t>(1, kElementsPerTask / std::max<int64_t>(1, C)),
-                   [&](int64_t begin, int64_t end) {
-                     kernels::cpu::rms_rotate(args, {.begin = begin, .end = end});
-                   });
+  over_rows(in.rows(), C, [&](kernels::Range rows) { kernels::cpu::rms_rotate(args, rows); });
 }
 
 at::Tensor cpu_forward(const at::Tensor& x,
@@ -163,11 +159,10 @@ bool has_rms_rotate(const RmsRotateInputs& in) {
 }
 
 at::Tensor rms_rotate(const RmsRotateInputs& in) {
-  if (!in.x.is_cpu()) {
-    return FusedRmsRotate::apply(in.x, in.weight, turns_of(in.rotation), in.eps, in.rounds_norm);
+  if (in.x.is_cpu()) {
+    check(in.x, in.weight, in.rotation);
   }
-  check(in.x, in.weight, in.rotation);
-  if (at::GradMode::is_enabled()) {
+  if (!in.x.is_cpu() || at::GradMode::is_enabled()) {
     return FusedRmsRotate::apply(in.x, in.weight, turns_of(in.rotation), in.eps, in.rounds_norm);
   }
   const Operands operands(in.x, in.weight, turns_of(in.rotation));

@@ -351,7 +351,7 @@ TEST(TrainVae, WithoutItsEncoderTheDecoderGetsTheSameGradientAndTheEncoderNone) 
   decoder.accumulate("student", 1, v.batch, 1.0);
   for (const UnitTensor& tensor : v.units->layout()[0].tensors) {
     const bool encodes =
-        tensor.name.rfind("encoder.", 0) == 0 || tensor.name.rfind("quant_conv.", 0) == 0;
+        tensor.name.starts_with("encoder.") || tensor.name.starts_with("quant_conv.");
     const at::Tensor got = v.units->gradient(0).narrow(0, tensor.offset, tensor.numel);
     const at::Tensor want = whole.narrow(0, tensor.offset, tensor.numel);
     EXPECT_TRUE(is_equal(got, encodes ? at::zeros_like(want) : want)) << tensor.name;

@@ -155,7 +155,8 @@ void backward_parts(const ResidualNormBackwardArgs<float, float>& a,
     const int64_t b = part / of_sample_parts, k = part % of_sample_parts;
     float* sums = grads + part * 3 * C;
     std::fill_n(sums, 3 * C, 0.0F);
-    for (int64_t s = k * rule.S / of_sample_parts; s < (k + 1) * rule.S / of_sample_parts; ++s) {
+    const Range rows = rows_of_part(rule.S, k);
+    for (int64_t s = rows.begin; s < rows.end; ++s) {
       const int64_t i = b * rule.S + s;
       const BackwardRow at{.grad_sum = row_of(a.grad_sum, i, C),
                            .grad_out = row_of(a.grad_out, i, C),
@@ -195,9 +196,7 @@ HWY_EXPORT(residual_norm_float);
 HWY_EXPORT(residual_norm_backward_float);
 
 int64_t cpu::residual_norm_parts(int64_t S) {
-  // Sums of 128 rows: a share of work worth a thread, three rows to write.
-  constexpr int64_t kRows = 128;
-  return std::max<int64_t>(1, S / kRows);
+  return parts_of_rows(S);
 }
 void cpu::residual_norm(const ResidualNormArgs<float, float>& args, Range rows) {
   HWY_DYNAMIC_DISPATCH(residual_norm_float)(args, rows);

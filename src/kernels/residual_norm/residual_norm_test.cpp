@@ -26,6 +26,13 @@ struct Case {
   bool adds, gates, norms, adds_one, shares;
 };
 
+const auto kKinds = ::testing::Values(
+    Case{.adds = false, .gates = false, .norms = true, .adds_one = true, .shares = false},
+    Case{.adds = true, .gates = true, .norms = true, .adds_one = false, .shares = true},
+    Case{.adds = true, .gates = true, .norms = true, .adds_one = true, .shares = false},
+    Case{.adds = true, .gates = false, .norms = true, .adds_one = true, .shares = false},
+    Case{.adds = true, .gates = true, .norms = false, .adds_one = true, .shares = false});
+
 class ResidualNormReference : public ::testing::TestWithParam<Case> {};
 
 TEST_P(ResidualNormReference, BackwardIsTheGradientOfForward) {
@@ -91,15 +98,7 @@ TEST_P(ResidualNormReference, BackwardIsTheGradientOfForward) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Kinds,
-    ResidualNormReference,
-    ::testing::Values(
-        Case{.adds = false, .gates = false, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = true, .norms = true, .adds_one = false, .shares = true},
-        Case{.adds = true, .gates = true, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = false, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = true, .norms = false, .adds_one = true, .shares = false}));
+INSTANTIATE_TEST_SUITE_P(Kinds, ResidualNormReference, kKinds);
 
 // ---- the CPU kernels
 
@@ -250,15 +249,7 @@ TEST_P(ResidualNormCpu, BackwardAgreesWithReferenceAndNotWithTheNumberOfThreads)
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Kinds,
-    ResidualNormCpu,
-    ::testing::Values(
-        Case{.adds = false, .gates = false, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = true, .norms = true, .adds_one = false, .shares = true},
-        Case{.adds = true, .gates = true, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = false, .norms = true, .adds_one = true, .shares = false},
-        Case{.adds = true, .gates = true, .norms = false, .adds_one = true, .shares = false}));
+INSTANTIATE_TEST_SUITE_P(Kinds, ResidualNormCpu, kKinds);
 
 }  // namespace
 }  // namespace fastwan::kernels

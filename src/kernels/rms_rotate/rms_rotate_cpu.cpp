@@ -44,16 +44,10 @@ void rotate_head(const RmsRotateArgs<float>& a,
 }
 
 void scale_row(float scale, const float* x, const float* weight, int64_t C, float* out) {
-  const hn::ScalableTag<float> f32;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(f32));
-  int64_t c = 0;
-  for (; c + lanes <= C; c += lanes) {
-    const auto y = hn::Mul(hn::LoadU(f32, x + c), hn::Set(f32, scale));
-    hn::StoreU(hn::Mul(y, hn::LoadU(f32, weight + c)), f32, out + c);
-  }
-  for (; c < C; ++c) {
-    out[c] = x[c] * scale * weight[c];
-  }
+  over_row(C, [=](auto tag, int64_t c) HWY_ATTR {
+    const auto y = hn::Mul(hn::LoadU(tag, x + c), hn::Set(tag, scale));
+    hn::StoreU(hn::Mul(y, hn::LoadU(tag, weight + c)), tag, out + c);
+  });
 }
 
 void rms_rotate_rows(const RmsRotateArgs<float>& a, Range rows) {
@@ -122,11 +116,11 @@ void backward_parts(const RmsRotateBackwardArgs<float>& a,
                     float* grad_weight,
                     int64_t R,
                     Range parts) {
-  const int64_t count = cpu::rms_rotate_parts(R);
   for (int64_t part = parts.begin; part < parts.end; ++part) {
     float* sums = grad_weight + part * a.C;
     std::fill_n(sums, a.C, 0.0F);
-    for (int64_t i = part * R / count; i < (part + 1) * R / count; ++i) {
+    const Range rows = rows_of_part(R, part);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
       const float* g = a.grad_out + i * a.C;
       float* grad_x = a.grad_x + i * a.C;
       if (a.rotation != nullptr) {
@@ -165,8 +159,7 @@ void cpu::rms_rotate(const RmsRotateArgs<float>& args, Range rows) {
   HWY_DYNAMIC_DISPATCH(rms_rotate_float)(args, rows);
 }
 int64_t cpu::rms_rotate_parts(int64_t R) {
-  constexpr int64_t kRows = 128;  // as residual_norm
-  return std::max<int64_t>(1, R / kRows);
+  return parts_of_rows(R);
 }
 void cpu::rms_rotate_backward(const RmsRotateBackwardArgs<float>& args,
                               float* grad_weight,

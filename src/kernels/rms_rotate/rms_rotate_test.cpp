@@ -18,23 +18,37 @@ struct Case {
   bool has_rotation;
 };
 
+template <class Number>
+std::vector<Number> weights_of(int64_t C) {
+  std::vector<Number> weights;
+  for (int64_t i = 0; i < C; ++i) {
+    weights.push_back(static_cast<Number>(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i))));
+  }
+  return weights;
+}
+
+template <class Number>
+std::vector<Number> rotation_of(int64_t pairs) {  // cosine and sine of each
+  std::vector<Number> rotation;
+  for (int64_t i = 0; i < pairs; ++i) {
+    rotation.push_back(static_cast<Number>(std::cos(0.7 * static_cast<double>(i))));
+    rotation.push_back(static_cast<Number>(std::sin(0.7 * static_cast<double>(i))));
+  }
+  return rotation;
+}
+
 // The sum of C squares is off by at most C / 2 + 2 half ulps relative, six roundings follow, and
 // the pair's length bounds both products.
 TEST(RmsRotate, AgreesWithReferenceOnEveryInstructionSetInPlaceToo) {
   for (const Case& c : {Case{6, 3, 16, 3, true}, Case{4, 2, 10, 4, true}, Case{3, 1, 2, 1, true},
                         Case{3, 4, 7, 1, false}, Case{4, 12, 128, 2, true}}) {
     const int64_t C = c.H * c.d;
-    std::vector<float> x, weight, rotation;
+    const std::vector<float> weight = weights_of<float>(C),
+                             rotation = rotation_of<float>(c.S * c.d / 2);
+    std::vector<float> x;
     for (int64_t i = 0; i < c.R * C; ++i) {
       const double size = i / C == 1 ? 0.0 : std::exp2(4.0 * static_cast<double>(i / C) - 8.0);
       x.push_back(static_cast<float>(size * std::sin(0.37 * static_cast<double>(i) + 1.0)));
-    }
-    for (int64_t i = 0; i < C; ++i) {
-      weight.push_back(static_cast<float>(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i))));
-    }
-    for (int64_t i = 0; i < c.S * c.d / 2; ++i) {
-      rotation.push_back(static_cast<float>(std::cos(0.7 * static_cast<double>(i))));
-      rotation.push_back(static_cast<float>(std::sin(0.7 * static_cast<double>(i))));
     }
     const std::vector<double> wide(x.begin(), x.end()), wide_weight(weight.begin(), weight.end());
     const std::vector<double> wide_rotation(rotation.begin(), rotation.end());
@@ -73,17 +87,11 @@ TEST(RmsRotate, AgreesWithReferenceOnEveryInstructionSetInPlaceToo) {
 TEST(RmsRotate, BackwardIsTheGradientOfForward) {
   for (const bool has_rotation : {true, false}) {
     constexpr int64_t kR = 4, kH = 2, kD = 4, kC = kH * kD, kS = 2;
-    std::vector<double> x, weight, rotation, upstream;
+    std::vector<double> weight = weights_of<double>(kC), x, upstream;
+    const std::vector<double> rotation = rotation_of<double>(kS * kD / 2);
     for (int64_t i = 0; i < kR * kC; ++i) {
       x.push_back(std::sin(1.0 + 1.7 * static_cast<double>(i)));
       upstream.push_back(std::cos(2.0 + 1.3 * static_cast<double>(i)));
-    }
-    for (int64_t i = 0; i < kC; ++i) {
-      weight.push_back(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i)));
-    }
-    for (int64_t i = 0; i < kS * kD / 2; ++i) {
-      rotation.push_back(std::cos(0.7 * static_cast<double>(i)));
-      rotation.push_back(std::sin(0.7 * static_cast<double>(i)));
     }
     const double* const turns = has_rotation ? rotation.data() : nullptr;
     const auto sum = [&] {
@@ -125,17 +133,12 @@ TEST(RmsRotate, CpuBackwardAgreesWithReferenceAndNotWithTheNumberOfThreads) {
   for (const Case& c : {Case{6, 3, 16, 3, true}, Case{300, 2, 10, 4, true}, Case{3, 1, 2, 1, true},
                         Case{257, 4, 7, 1, false}, Case{4, 12, 128, 2, true}}) {
     const int64_t C = c.H * c.d;
-    std::vector<float> x, grad_out, weight, rotation;
+    const std::vector<float> weight = weights_of<float>(C),
+                             rotation = rotation_of<float>(c.S * c.d / 2);
+    std::vector<float> x, grad_out;
     for (int64_t i = 0; i < c.R * C; ++i) {
       x.push_back(static_cast<float>(std::sin(0.37 * static_cast<double>(i) + 1.0)));
       grad_out.push_back(static_cast<float>(std::cos(0.53 * static_cast<double>(i) + 2.0)));
-    }
-    for (int64_t i = 0; i < C; ++i) {
-      weight.push_back(static_cast<float>(1.0 + 0.5 * std::cos(1.3 * static_cast<double>(i))));
-    }
-    for (int64_t i = 0; i < c.S * c.d / 2; ++i) {
-      rotation.push_back(static_cast<float>(std::cos(0.7 * static_cast<double>(i))));
-      rotation.push_back(static_cast<float>(std::sin(0.7 * static_cast<double>(i))));
     }
     const std::vector<double> wide(x.begin(), x.end()), wide_weight(weight.begin(), weight.end());
     const std::vector<double> wide_grad(grad_out.begin(), grad_out.end());
