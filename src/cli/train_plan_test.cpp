@@ -107,10 +107,10 @@ TEST(TrainPlan, TheTinyStagesFromTheirOwnConfigs) {
   EXPECT_EQ(plan.grid.num_tokens(), 1152);
   EXPECT_EQ(plan.grid.num_tiles(), 18);
   EXPECT_EQ(role(plan, "student").topk, 4);
-  EXPECT_EQ(role(plan, "student").parameters, 4'173'536);
-  EXPECT_EQ(role(plan, "critic").parameters, 3'951'200);
+  EXPECT_EQ(role(plan, "student").parameters, 6'700'256);
+  EXPECT_EQ(role(plan, "critic").parameters, 6'329'696);
   EXPECT_EQ(role(plan, "student").state.first_moment, 0) << "first beta 0";
-  EXPECT_EQ(role(plan, "student").state.average, 4 * 4'173'536);
+  EXPECT_EQ(role(plan, "student").state.average, 4 * 6'700'256);
   const TrainPlan vae = plan_of(shipped("tiny-shapes/vae", {{"models.student.init_from", model}}));
   EXPECT_EQ(role(vae, "student").parameters, 2'420'459);
   const std::string small = model + "-ci";

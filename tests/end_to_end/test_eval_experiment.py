@@ -93,6 +93,10 @@ def test_evaluation_keeps_rows_until_their_weights_or_settings_change(fastwan, e
     assert evaluate(fastwan, "--rows", "student").status == 75
     assert (evaluation / "out/rows/real.json").read_bytes() == kept["real"]
     assert (evaluation / "out/rows/student.json").read_bytes() != kept["student"]
+    (evaluation / "out/sheets/real.png").unlink()  # figures alone were brought from another machine
+    assert evaluate(fastwan, "--rows", "student").status == 75
+    assert (evaluation / "out/rows/real.json").read_bytes() == kept["real"]
+    assert "sheets/real.png is missing" in (evaluation / "out/report.html").read_text()
 
 
 def test_a_row_may_name_a_hub_id_and_base_timesteps(fastwan, evaluation):

@@ -287,9 +287,15 @@ void write_experiment_report(const config::Evaluation& evaluation, const Json& d
   report.heading("Clips");
   report.paragraph("The first prompts of each row, one a line; the same prompts and noise in all.");
   for (const Json& row : document["rows"]) {
-    if (is_done(row)) {
-      report.png(row["title"], read_file(Path(evaluation.output_dir) / "sheets" /
-                                         (row["name"].get<std::string>() + ".png")));
+    if (!is_done(row)) {
+      continue;
+    }
+    const Path sheet =
+        Path(evaluation.output_dir) / "sheets" / (row["name"].get<std::string>() + ".png");
+    if (std::filesystem::exists(sheet)) {
+      report.png(row["title"], read_file(sheet));
+    } else {  // its figures may have been made elsewhere and brought here alone
+      report.paragraph(str(row["title"].get<std::string>(), ": ", sheet.string(), " is missing."));
     }
   }
   write_report(evaluation.output_dir, report, document);
