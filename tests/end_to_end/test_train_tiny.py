@@ -54,7 +54,7 @@ def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     assert again.returncode == 0 and again.stdout.count("(kept)") == 2
     assert progress(tmp_path, "features") == entry
     listed = tool(tmp_path, "--list")
-    assert "needs teacher, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
+    assert "needs teacher, vsa, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
 
 
 def test_a_finished_stage_whose_recipe_has_changed_is_refused_until_it_is_accepted(tmp_path):
