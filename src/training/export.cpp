@@ -217,10 +217,58 @@ void fill(const Path& folder,
   write_index(options.base / "model_index.json", folder / "model_index.json", options.class_name);
 }
 
+constexpr const char* kMark = ".fastwan-export";
+
+bool is_export(const Path& folder) {
+  return fs::is_directory(folder) && (fs::is_empty(folder) || fs::exists(folder / kMark));
+}
+
+void check_replaceable(const Path& to) {
+  if (fs::exists(to) && !is_export(to)) {
+    throw Failure(Code::kExists,
+                  str(to.string(), fs::is_directory(to) ? " holds what no export wrote" : " is a file",
+                      ". Name another folder for the export, or move this one away"));
+  }
+}
+
+// Where an export grows until it is whole.
+Path unfinished_of(const Path& to) {
+  Path unfinished = to.has_filename() ? to : to.parent_path();
+  unfinished += ".tmp";
+  return unfinished;
+}
+
+// Without a slash at the end, links followed as far as there is something.
+Path plain(const Path& path) {
+  const Path whole = fs::weakly_canonical(fs::absolute(path));
+  return whole.has_filename() ? whole : whole.parent_path();
+}
+
+bool is_or_holds(const Path& folder, const Path& path) {
+  const auto [end, _] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  return end == folder.end();
+}
+
 }  // namespace
 
 void check_export_base(const Path& base) {
   check_copies(base, {});
+}
+
+void check_export_target(const Path& to, std::span<const Path> in_use) {
+  for (const Path& path : in_use) {
+    if (is_or_holds(plain(to), plain(path))) {
+      throw InvalidInput(Code::kConflict,
+                         str("the export would replace ", to.string(), ", which is or holds ",
+                             path.string(), " of this run. Name another folder for it"));
+    }
+  }
+  check_replaceable(to);
+  check_replaceable(unfinished_of(to));
+}
+
+void mark_as_export(const Path& folder) {
+  write_durably(folder / kMark, "Written by an export; a later one to this path replaces it.\n");
 }
 
 std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
@@ -259,16 +307,18 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
   if (!fs::is_regular_file(options.base / "model_index.json")) {
     throw_io_error(ENOENT, options.base / "model_index.json", "open");
   }
-  if (fs::exists(options.to) && !options.replaces) {
+  if (!options.replaces && fs::exists(options.to)) {
     throw Failure(Code::kExists,
                   str(options.to.string(), " exists. Choose another folder or remove it"));
   }
+  const Path unfinished = unfinished_of(options.to);
+  check_replaceable(options.to);
+  check_replaceable(unfinished);  // a killed export marked its own first
   check_against_config(weights, options.component,
                        options.base / options.component / "config.json");
-  Path unfinished = options.to.has_filename() ? options.to : options.to.parent_path();
-  unfinished += ".tmp";
   fs::remove_all(unfinished);
   fs::create_directories(unfinished);
+  mark_as_export(unfinished);
   try {
     fill(unfinished, weights, options);
     if (fs::exists(options.to)) {

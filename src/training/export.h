@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,7 @@ std::vector<ExportTensor> weights_of(const Units& units);
 
 struct ExportOptions {
   Path base;  // Diffusers folder with all other components
-  Path to;    // must not exist, but for replaces = true
+  Path to;    // must not exist, but for an earlier export and replaces = true
   // The folder of `base` that is replaced: transformer, vae or text_encoder.
   std::string component = "transformer";
   std::string config;      // merged into the component's config.json (RFC 7396); empty: as it is
@@ -56,6 +57,14 @@ struct ExportOptions {
 // What an export copies from `base` must be there before a run begins, not only at its end.
 // not_found for links to nothing and for links to a folder around themselves.
 void check_export_base(const Path& base);
+
+// Replacing `to` must take nothing with it but an earlier export; before a run begins, as above.
+// conflict when it is or holds one of `in_use`: model folders, the run's own folder. exists when it
+// is a file, or a folder with something in it that no export wrote.
+void check_export_target(const Path& to, std::span<const Path> in_use);
+
+// A hidden file that tells an export from a user's folder.
+void mark_as_export(const Path& folder);
 
 // Written beside `to` and renamed when whole. exists; does_not_fit above limit_bytes; not_found
 // when the base lacks model_index.json; missing_weights when names or shapes are not those of its

@@ -10,6 +10,7 @@
 #include "base/rng.h"
 #include "base/text.h"
 #include "models/layout/tensors.h"
+#include "training/export.h"
 
 namespace fastwan::training {
 namespace {
@@ -102,6 +103,7 @@ LoraExport export_lora(const std::vector<models::NamedTensor>& trained,
 
 void save_lora(const Path& to, const LoraExport& lora) {
   std::filesystem::create_directories(to);
+  mark_as_export(to);
   models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
 }
 

@@ -160,6 +160,36 @@ def test_a_model_folder_that_the_export_could_not_copy_is_refused_before_the_fir
     assert not list(tmp_path.glob("run/checkpoint-*"))
 
 
+@pytest.mark.parametrize("target,code,told", [("run", "conflict", "is or holds run"), (".", "conflict", "is or holds"),
+                                              ("model", "conflict", "is or holds"), ("mine", "exists", "mine holds what no export wrote"),
+                                              ("other", "exists", "other.tmp holds what no export wrote"),
+                                              ("mine/note.txt", "exists", "note.txt is a file")])
+def test_an_export_takes_nothing_with_it(fastwan, tmp_path, target, code, told):
+    shutil.copytree(MODEL, tmp_path / "model")
+    for folder in ("mine", "other.tmp"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "note.txt").write_text("mine")
+    write_recipe(tmp_path, FINETUNE, steps=1, model=tmp_path / "model")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    refused = train(fastwan, tmp_path, f"--training.checkpoint.export_path={target}")
+    assert f"error[{code}]" in refused.err and told in refused.err, refused
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_later_export_replaces_an_earlier_one(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    weights = tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors"
+    ours = "--training.checkpoint.export_path=out"
+    (tmp_path / "out").mkdir()
+    assert train(fastwan, tmp_path, ours).status == 0
+    first = weights.read_bytes()
+    (tmp_path / "out").rename(tmp_path / "out.tmp")  # as an export leaves it that was killed
+    assert train(fastwan, tmp_path, ours, "--training.loop.max_train_steps=2").status == 0
+    assert weights.read_bytes() != first and not (tmp_path / "out.tmp").exists()
+    assert train(fastwan, tmp_path, ours, "--training.loop.max_train_steps=3").status == 0
+
+
 def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=2)
     assert train(fastwan, tmp_path).status == 0

@@ -239,6 +239,26 @@ void write_identity(const Path& run, const training::RunState& identity) {
                                              {"config_sha256", sha256_hex(identity.config)}}));
 }
 
+// What would only show after the last step: what the export copies, and what it would replace.
+void check_export(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const std::string& start = recipe.models.at(kStudent).init_from;
+  if (!start.empty()) {
+    training::check_export_base(context.folder_of(start));
+  }
+  std::vector<Path> in_use = {recipe.training.checkpoint.output_dir,
+                              std::filesystem::current_path()};
+  for (const auto& [role, model] : recipe.models) {
+    if (!model.init_from.empty()) {
+      in_use.push_back(context.folder_of(model.init_from));
+    }
+  }
+  if (!recipe.training.model_path.empty()) {
+    in_use.push_back(context.folder_of(recipe.training.model_path));
+  }
+  training::check_export_target(recipe.training.checkpoint.export_path, in_use);
+}
+
 config::TrainReport train(const TrainCall& call) {
   const Recipe& recipe = call.recipe;
   settle_device(call.run);
@@ -254,10 +274,7 @@ config::TrainReport train(const TrainCall& call) {
   const Path run = saving.output_dir;
   std::filesystem::create_directories(run);
 
-  const std::string& start = recipe.models.at(kStudent).init_from;
-  if (!start.empty()) {
-    training::check_export_base(context.folder_of(start));
-  }
+  check_export(context);
   const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
                            recipe.method.kind == config::MethodKind::kDistill;
   const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);

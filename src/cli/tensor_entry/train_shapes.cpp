@@ -247,6 +247,7 @@ TrainSetup setup_features(const TrainContext& context) {
     models::ShapeFeatures exported;
     copy_values(*units, exported);
     std::filesystem::create_directories(to);
+    training::mark_as_export(to);
     models::save_shape_features(to / kFeaturesFile, exported);
   };
   return setup;
