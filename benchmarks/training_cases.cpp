@@ -8,7 +8,9 @@
 #include <ATen/ops/randn.h>
 
 #include "base/heap.h"
+#include "base/json.h"
 #include "case.h"
+#include "models/layout/configs.h"
 #include "models/wan_dit.h"
 #include "training/clip.h"
 #include "training/dmd/distill.h"
@@ -31,15 +33,10 @@ constexpr double kMaxNorm = 1.0, kRate = 1e-4;
 enum class Attention { kDense, kSparse };
 
 std::shared_ptr<Network> tiny_network(Attention attention, Recompute recompute, bool trains) {
-  const layout::WanDitConfig config{.num_heads = 2,
-                                    .head_dim = 64,
-                                    .num_layers = 6,
-                                    .ffn_dim = 512,
-                                    .in_channels = 8,
-                                    .out_channels = 8,
-                                    .text_dim = kTextDim,
-                                    .freq_dim = 256,
-                                    .is_gated = attention == Attention::kSparse};
+  static const std::string file =
+      std::string(FASTWAN_SOURCE_DIR) + "/recipes/tiny-shapes/model/transformer/config.json";
+  layout::WanDitConfig config = layout::read_wan_dit(read_json_file(file), file);
+  config.is_gated = attention == Attention::kSparse;
   const auto model =
       std::make_shared<models::WanDit>(config, std::make_shared<ops::FullAttention>(),
                                        training::training_profile(at::kFloat), at::kCPU);

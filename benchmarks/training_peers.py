@@ -3,15 +3,15 @@
 Video sparse attention is scaled_dot_product_attention with the mask of the chosen tiles, its coarse branch in plain torch.
 """
 import itertools
+import json
 import math
+import pathlib
 
 import torch
 import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 
-CONFIG = {"patch_size": [1, 2, 2], "num_attention_heads": 2, "attention_head_dim": 64, "in_channels": 8, "out_channels": 8,
-          "text_dim": 128, "freq_dim": 256, "ffn_dim": 512, "num_layers": 6, "cross_attn_norm": True,
-          "qk_norm": "rms_norm_across_heads", "eps": 1e-6}
+CONFIG = json.loads((pathlib.Path(__file__).parents[1] / "recipes/tiny-shapes/model/transformer/config.json").read_text())
 BATCH, LATENTS, TEXT = 4, (8, 8, 24, 24), (32, 128)
 GRID, SIDE = (8, 12, 12), 4  # tokens; of a tile
 TILES_KEPT = 4               # of 18: sparsity 0.8
@@ -63,7 +63,7 @@ class SparseAttention(torch.nn.Module):
 class Network:
 
     def __init__(self, sparse=False, recompute=False, trains=True):
-        self.model = WanTransformer3DModel(**CONFIG).train(trains).requires_grad_(trains)
+        self.model = WanTransformer3DModel.from_config(CONFIG).train(trains).requires_grad_(trains)
         for block in self.model.blocks if sparse else []:
             block.attn1.set_processor(SparseAttention(CONFIG["num_attention_heads"] * CONFIG["attention_head_dim"]))
         self.parameters = list(self.model.parameters())

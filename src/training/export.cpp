@@ -225,9 +225,10 @@ bool is_export(const Path& folder) {
 
 void check_replaceable(const Path& to) {
   if (fs::exists(to) && !is_export(to)) {
-    throw Failure(Code::kExists,
-                  str(to.string(), fs::is_directory(to) ? " holds what no export wrote" : " is a file",
-                      ". Name another folder for the export, or move this one away"));
+    throw Failure(
+        Code::kExists,
+        str(to.string(), fs::is_directory(to) ? " holds what no export wrote" : " is a file",
+            ". Name another folder for the export, or move this one away"));
   }
 }
 
