@@ -4,7 +4,9 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <string>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/abs.h>
@@ -16,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "base/text.h"
 #include "support/compare.h"
 #include "support/golden.h"
 #include "support/tiny_wan.h"
@@ -23,6 +26,7 @@
 #include "training/clip.h"
 #include "training/dmd/distill.h"
 #include "training/finetune.h"
+#include "training/lora.h"
 #include "training/optimizer.h"
 #include "training/vae_method.h"
 
@@ -122,6 +126,83 @@ TEST(Distill, DistinctMicroBatchesAddUpToTheLargeBatchForBothNetworks) {
   expect_parts_add_up(*simulate.method, dmd::Distill::kStudent);
   Distillation data({});
   expect_parts_add_up(*data.method, dmd::Distill::kCritic);
+}
+
+// The gradient of a method's own loss metric by all weights that train, along random directions d
+// of length 1: <g, d> against the central difference, in units of |g|. Its rounding is about
+// 2^-53 |loss| / step, its truncation step^2; 1e-6 leaves an order for both.
+void expect_finite_differences(Method& method,
+                               const std::string& network,
+                               const std::string& metric,
+                               int64_t step) {
+  constexpr double kStep = 1e-6, kAllowed = 1e-6;
+  const MicroBatch batch = batch_of(2);
+  Units& units = *method.networks().at(network).units;
+  units.zero_gradients();
+  method.accumulate(network, step, batch, 1.0);
+  std::vector<at::Tensor> gradients;
+  double norm = 0;
+  for (int64_t i = 0; i < units.count(); ++i) {
+    gradients.push_back(units.gradient(i).clone());
+    norm = std::hypot(norm, gradients.back().norm().item<double>());
+  }
+  ASSERT_GT(norm, 0);
+  double slope = 0, expected = 0;
+  at::set_num_threads(1);  // tensors are too small for more
+  for (const char* name : {"a", "b"}) {
+    std::vector<at::Tensor> direction;
+    double length = 0;
+    for (int64_t i = 0; i < units.count(); ++i) {
+      direction.push_back(golden_tensor(str("methods/differences/", name), std::to_string(i),
+                                        gradients[static_cast<std::size_t>(i)].sizes())
+                              .to(at::kDouble));
+      length = std::hypot(length, direction.back().norm().item<double>());
+    }
+    expected = 0;
+    for (std::size_t i = 0; i < direction.size(); ++i) {
+      direction[i] /= length;
+      expected += (gradients[i] * direction[i]).sum().item<double>();
+    }
+    const auto loss_after = [&](double by) {
+      for (std::size_t i = 0; i < direction.size(); ++i) {
+        units.master(static_cast<int64_t>(i)).add_(direction[i], by);
+      }
+      return method.accumulate(network, step, batch, 1.0).at(metric);
+    };
+    const double above = loss_after(kStep), below = loss_after(-2 * kStep);
+    loss_after(kStep);
+    slope = (above - below) / (2 * kStep);
+    EXPECT_NEAR(slope, expected, kAllowed * norm) << name;
+  }
+  // Negative control: with a thousandth of the gradient's length more it would not hold.
+  EXPECT_GT(std::abs(slope - expected - 1e-3 * norm), kAllowed * norm);
+}
+
+TEST(Finetune, GradientIsThatOfFiniteDifferencesForBothTargetsAndForAdapters) {
+  for (const FlowTarget target : {FlowTarget::kVelocity, FlowTarget::kContent}) {
+    Finetune method(role_of(tiny(testing::dense(), "methods/student")),
+                    {.target = target, .state = at::kDouble});
+    expect_finite_differences(method, Finetune::kStudent, "train_loss", 3);
+  }
+  const LoraOptions lora{.rank = 3, .alpha = 6, .trains_gates = true, .seed = 4};
+  auto model = testing::tiny_wan(testing::sparse(0.5), at::kDouble, /*num_layers=*/1);
+  testing::fill_golden_weights(*model, "methods/student");
+  add_lora(*model, lora);
+  const auto network = std::make_shared<Network>(model, NetworkOptions{.trains = lora_trains(lora)},
+                                                 distributed::one_process());
+  for (int64_t i = 0; i < network->units().count();
+       ++i) {  // B starts as zero: A would learn nothing
+    const at::Tensor& master = network->units().master(i);
+    master.add_(golden_tensor("methods/adapters", std::to_string(i), master.sizes()), 0.1);
+  }
+  Finetune adapters(sparse_role_of(network, ops::TopkRule::kPadded),
+                    {.ramp = {.sparsity = 0.5, .rate = 0}, .state = at::kDouble});
+  expect_finite_differences(adapters, Finetune::kStudent, "train_loss", 3);
+}
+
+TEST(Distill, CriticsGradientIsThatOfFiniteDifferences) {
+  Distillation simulate({.rollout = dmd::Rollout::kSimulate});
+  expect_finite_differences(*simulate.method, dmd::Distill::kCritic, "train_fake_score_loss", 3);
 }
 
 TEST(Distill, UpdatesTheStudentEveryIntervalBehindTheWarmupAndTheCriticAlways) {
