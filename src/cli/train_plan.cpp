@@ -273,11 +273,14 @@ void plan_work(TrainPlan& plan, const Recipe& recipe, const std::vector<Network>
 }
 
 // Networks work one after the other; while a teacher scores, the student's pass is kept.
-double passing_bytes(const std::vector<Network>& networks) {
+std::optional<double> passing_bytes(const std::vector<Network>& networks) {
   double trained = 0;
   double frozen = 0;
   for (const Network& network : networks) {
-    const double bytes = network.plan.activations + network.plan.state.gathered;
+    if (!network.plan.activations) {
+      return {};
+    }
+    const double bytes = *network.plan.activations + network.plan.state.gathered;
     double& most = network.plan.trained > 0 ? trained : frozen;
     most = std::max(most, bytes);
   }
@@ -301,7 +304,7 @@ std::optional<int64_t> least_shard(std::vector<Network> networks,
     for (Network& network : networks) {
       place_state(network, recipe, shard);
     }
-    if (state_of(networks) + passing_bytes(networks) <= memory) {
+    if (state_of(networks) + passing_bytes(networks).value_or(0) <= memory) {
       return shard;
     }
   }
@@ -379,6 +382,10 @@ Network small_network(const Recipe& recipe, std::vector<std::string>& notes) {
   return out;
 }
 
+Json or_null(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
 }  // namespace
 
 TrainPlan plan_training(const Recipe& recipe,
@@ -440,13 +447,15 @@ std::string plan_text(const TrainPlan& plan) {
                 format_count(real(role.trained)), format_bytes(s.masters),
                 format_bytes(s.first_moment + s.second_moment), format_bytes(s.average),
                 format_bytes(s.gradients), format_bytes(s.frozen), format_bytes(s.gathered),
-                format_bytes(role.activations)});
+                role.activations ? format_bytes(*role.activations) : "not estimated"});
   }
   Table foot;
   foot.add({"a process holds", format_bytes(plan.state_bytes)});
-  foot.add({"and at most besides", format_bytes(plan.passing_bytes)});
-  if (plan.rank_memory > 0) {
-    const bool fits = plan.peak_bytes() <= plan.rank_memory;
+  foot.add({"and at most besides", plan.passing_bytes
+                                       ? format_bytes(*plan.passing_bytes)
+                                       : "activations, which are not estimated for this method"});
+  if (plan.rank_memory > 0 && plan.peak_bytes()) {
+    const bool fits = *plan.peak_bytes() <= plan.rank_memory;
     foot.add({"of " + format_bytes(plan.rank_memory),
               fits               ? "fits"
               : plan.least_shard ? str("does not fit; fits from hsdp_shard_dim ", *plan.least_shard)
@@ -478,8 +487,8 @@ Json plan_json(const TrainPlan& plan) {
       {"sparse_gain", plan.sparse_gain},
       {"networks", Json::array()},
       {"state_bytes", plan.state_bytes},
-      {"passing_bytes", plan.passing_bytes},
-      {"peak_bytes", plan.peak_bytes()},
+      {"passing_bytes", or_null(plan.passing_bytes)},
+      {"peak_bytes", or_null(plan.peak_bytes())},
       {"available_bytes", plan.rank_memory > 0 ? Json(plan.rank_memory) : Json(nullptr)},
       {"least_shard", plan.least_shard ? Json(*plan.least_shard) : Json(nullptr)},
       {"flops", plan.work},
@@ -500,7 +509,7 @@ Json plan_json(const TrainPlan& plan) {
                                     {"gradient_bytes", s.gradients},
                                     {"frozen_bytes", s.frozen},
                                     {"gathered_bytes", s.gathered},
-                                    {"activation_bytes", role.activations}});
+                                    {"activation_bytes", or_null(role.activations)}});
   }
   return document;
 }

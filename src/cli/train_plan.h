@@ -19,8 +19,9 @@ struct RolePlan {
   int64_t parameters = 0;
   int64_t trained = 0;
   layout::StateBytes state;  // of one process
-  double activations = 0;    // of one process, while this network works
-  int64_t topk = 0;          // 0: full attention
+  // Of one process, while this network works; none for methods where they are not estimated.
+  std::optional<double> activations;
+  int64_t topk = 0;  // 0: full attention
 };
 
 struct TrainPlan {
@@ -30,9 +31,10 @@ struct TrainPlan {
   layout::TokenGrid grid;  // of a transformer's video
   int64_t text_tokens = 0;
   std::vector<RolePlan> roles;
-  double state_bytes = 0;    // of one process, held
-  double passing_bytes = 0;  // the most of gathered weights and activations at once
-  double sparse_gain = 1;    // dense over sparse forward of the student
+  double state_bytes = 0;  // of one process, held
+  // The most of gathered weights and activations at once; none where activations are not known.
+  std::optional<double> passing_bytes;
+  double sparse_gain = 1;  // dense over sparse forward of the student
   // Work of an iteration of all processes.
   double work = 0;             // on average
   double critic_work = 0;      // distill: of every iteration
@@ -43,7 +45,9 @@ struct TrainPlan {
   // Least number of processes that must share a state to fit rank_memory; nullopt: none does.
   std::optional<int64_t> least_shard;
 
-  double peak_bytes() const { return state_bytes + passing_bytes; }
+  std::optional<double> peak_bytes() const {
+    return passing_bytes ? std::optional(state_bytes + *passing_bytes) : std::nullopt;
+  }
 };
 
 struct PlanOptions {
