@@ -67,10 +67,22 @@ int diff(const Program& program, const std::vector<std::string>& words) {
   return lines.empty() ? 0 : 1;
 }
 
+constexpr const char* kHelp =
+    "Checkpoints of a training run\n\n"
+    "Usage: fastwan ckpt COMMAND [OPTIONS]\n\n"
+    "Commands:\n"
+    "  consolidate CHECKPOINT -o FOLDER   a checkpoint's weights as a Diffusers folder\n"
+    "  diff CHECKPOINT CHECKPOINT         where two checkpoints differ\n\n"
+    "fastwan ckpt COMMAND --help tells more\n";
+
 }  // namespace
 
 int run_ckpt(const Program& program, const std::vector<std::string>& words) {
   const std::vector<std::string> rest(words.begin() + (words.empty() ? 0 : 1), words.end());
+  if (!words.empty() && (words[0] == "--help" || words[0] == "-h")) {
+    std::fputs(kHelp, stdout);
+    return 0;
+  }
   if (!words.empty() && words[0] == "consolidate") {
     return consolidate(program, rest);
   }

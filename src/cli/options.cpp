@@ -209,6 +209,21 @@ std::string long_name(const config::FieldInfo& info) {
                        [](const std::string& name) { return name.starts_with("--"); });
 }
 
+namespace {
+
+// `what` as CLI11 says it: "--height: 1 required TEXT missing", "--height: At Most 1 required but
+// received 2".
+[[noreturn]] void throw_mismatch(const std::string& what) {
+  const std::string name = what.substr(0, what.find(':'));
+  if (what.starts_with(name + ": At Most")) {
+    throw InvalidInput(Code::kConflict,
+                       str(name, " is given ", what.substr(what.rfind(' ') + 1), " times"));
+  }
+  throw InvalidInput(Code::kUsage, name + " needs a value");
+}
+
+}  // namespace
+
 bool parse(CLI::App& app, const std::vector<std::string>& words) {
   app.allow_extras(true);
   std::vector<std::string> reversed(words.rbegin(), words.rend());
@@ -220,8 +235,7 @@ bool parse(CLI::App& app, const std::vector<std::string>& words) {
                stdout);
     return false;
   } catch (const CLI::ArgumentMismatch& error) {
-    const std::string what = error.what();  // "--height: 1 required TEXT missing"
-    throw InvalidInput(Code::kUsage, what.substr(0, what.find(':')) + " needs a value");
+    throw_mismatch(error.what());
   } catch (const CLI::ParseError& error) {
     throw InvalidInput(Code::kUsage, escape_control(error.what()));
   }

@@ -89,6 +89,23 @@ TEST(SettingFlags, ValuesReachTheirSettingsAndRememberTheFlag) {
   EXPECT_FALSE(g.height.is_set);
 }
 
+TEST(Parse, AnOptionGivenTwiceIsSaidToBeThat) {
+  const auto refusal = [](const Words& words) {
+    CLI::App app("about", "test");
+    int64_t number = 0;
+    app.add_option("--num-frames", number, "");
+    try {
+      parse(app, words);
+    } catch (const InvalidInput& error) {
+      return std::string(error.what());
+    }
+    return std::string("taken");
+  };
+  EXPECT_EQ(refusal({"--num-frames", "5"}), "taken");
+  EXPECT_EQ(refusal({"--num-frames", "5", "--num-frames", "9"}), "--num-frames is given 2 times");
+  EXPECT_EQ(refusal({"--num-frames"}), "--num-frames needs a value");
+}
+
 TEST(SettingFlags, MistakesAreNamedWithWhatIsNear) {
   EXPECT_EQ(code_of({"--widht", "64"}, "Did you mean --width?"), Code::kUnknownOption);
   EXPECT_EQ(code_of({"--zzzzzzzzzz"}, "--zzzzzzzzzz is not an option"), Code::kUnknownOption);

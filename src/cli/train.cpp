@@ -1,8 +1,10 @@
 // `fastwan train`, also spelled finetune and distill: the torch-free part. The recipe is read and
 // checked here; libfastwan.so trains.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 
 #include <CLI/CLI.hpp>
 
@@ -101,17 +103,49 @@ int print_plan(const config::Recipe& recipe, const TrainFlags& flags) {
   return 0;
 }
 
+struct RecipeKeys {
+  std::vector<std::string> all;
+
+  template <class T>
+  void field(const config::RecipeField& info, T&) {
+    all.push_back(info.key);
+  }
+};
+
+// What may differ from the checkpoint; of any role, as a changed method changes the roles.
+std::vector<std::string> allowed_changes(const std::string& list) {
+  const std::vector<std::string> words = {"seed", "dataset", "world_size", "config"};
+  RecipeKeys keys{words};
+  config::Recipe any;
+  for (const char* role : {"student", "teacher", "critic"}) {
+    any.models[role];
+  }
+  config::describe(keys, any);
+  std::vector<std::string> allowed;
+  for (const std::string& part : split(list, ',')) {
+    const std::string word(trim(part));
+    if (word.empty()) {
+      continue;
+    }
+    if (std::find(keys.all.begin(), keys.all.end(), word) == keys.all.end()) {
+      const std::optional<std::string> guess = nearest(word, keys.all);
+      throw InvalidInput(Code::kBadValue,
+                         str("--allow-change takes ", join_first(words, words.size()),
+                             " and keys of the recipe, as training.optimizer.learning_rate, got ",
+                             escape_control(word), guess ? ". Did you mean " + *guess + "?" : ""));
+    }
+    allowed.push_back(word);
+  }
+  return allowed;
+}
+
 config::TrainRun run_of(const Program& program,
                         const config::Recipe& recipe,
                         const TrainFlags& flags) {
   config::TrainRun run;
   run.resume =
       flags.resume.empty() ? recipe.training.checkpoint.resume_from_checkpoint : flags.resume;
-  for (const std::string& part : split(flags.allow_change, ',')) {
-    if (!trim(part).empty()) {
-      run.allow_change.emplace_back(trim(part));
-    }
-  }
+  run.allow_change = allowed_changes(flags.allow_change);
   run.deterministic = flags.is_deterministic;
   run.profile = flags.profile;
   run.snapshots = find_models(recipe);

@@ -197,7 +197,11 @@ def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
     refused = train(fastwan, tmp_path)
     assert refused.status == 8 and "error[changed_run]" in refused.err, refused
     assert "training.optimizer.learning_rate was 0.002, is 0.001" in refused.err
-    assert train(fastwan, tmp_path, "--allow-change", "training.optimizer.learning_rate").status == 0
+    unknown = train(fastwan, tmp_path, "--allow-change", "seed,training.optimizer.learning_rat")
+    assert unknown.status == 2 and "error[bad_value]" in unknown.err, unknown
+    assert all(part in unknown.err for part in ("seed, dataset, world_size, config", "got training.optimizer.learning_rat",
+                                                "Did you mean training.optimizer.learning_rate?")), unknown
+    assert train(fastwan, tmp_path, "--allow-change", "seed, training.optimizer.learning_rate").status == 0
 
 
 def logged_steps(folder):
@@ -435,6 +439,12 @@ def test_ckpt_consolidates_and_compares(fastwan, finetuned, tmp_path):
     assert same.status == 0 and same.out == "", same
     other = fastwan("ckpt", "diff", run / "checkpoint-20", run / "checkpoint-16")
     assert other.status == 1 and "student/" in other.out, other
+
+
+def test_ckpt_tells_its_commands(fastwan):
+    told = fastwan("ckpt", "--help")
+    assert told.status == 0 and "consolidate" in told.out and "diff" in told.out and not told.err, told
+    assert fastwan("ckpt").status == 2
 
 
 def test_ckpt_consolidates_adapters_as_the_run_exports_them(fastwan, tmp_path):
