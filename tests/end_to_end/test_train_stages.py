@@ -115,6 +115,29 @@ def test_the_feature_net_learns_and_is_one_file(fastwan_in, text):
     assert sum(w.numel() for w in weights.values()) == 183_004
 
 
+@pytest.mark.parametrize("stage,last", [("text", 40), ("vae", 12)])
+def test_a_checkpoint_of_a_component_consolidates_to_what_the_run_exported(fastwan_in, vae, tmp_path, stage, last):
+    made = fastwan_in(vae)("ckpt", "consolidate", f"{stage}/checkpoint-{last}", "-o", tmp_path / "out")
+    assert made.status == 0, made
+    exported = vae / stage / "export"
+    names = sorted(p.relative_to(exported) for p in exported.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*") if p.is_file())
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_a_checkpoint_of_the_feature_net_consolidates_to_its_file(fastwan_in, text, tmp_path):
+    fastwan = fastwan_in(text)
+    run = train(fastwan, "features", START, "net", training__loop__max_train_steps=3, training__data__train_batch_size=4)
+    assert run.status == 0, run
+    made = fastwan("ckpt", "consolidate", "net/checkpoint-3", "-o", tmp_path / "out")
+    assert made.status == 0, made
+    name = "model.safetensors"
+    assert (tmp_path / "out" / name).read_bytes() == (text / "net/export" / name).read_bytes()
+    refused = fastwan("ckpt", "consolidate", "net/checkpoint-3", "-o", tmp_path / "other", "--dtype", "bf16")
+    assert refused.status == 2 and "error[conflict]" in refused.err and "feature net" in refused.err, refused
+
+
 def test_a_teacher_starts_from_the_vae_and_its_export_makes_a_video(fastwan_in, vae):
     fastwan = fastwan_in(vae)
     run = train(fastwan, "teacher", "vae/export", "teacher", training__model_path="vae/export",

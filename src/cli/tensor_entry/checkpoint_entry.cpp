@@ -38,6 +38,29 @@ Path base_of(const ConsolidateCall& call,
   return call.locate(role.second.init_from, found == commits.end() ? "" : found->second);
 }
 
+bool trains_flow(const config::Recipe& recipe) {
+  return recipe.method.kind == config::MethodKind::kFinetune ||
+         recipe.method.kind == config::MethodKind::kDistill;
+}
+
+// A feature net is one file in fp32 with no model folder around it, as the run exports it.
+void consolidate_features(const ConsolidateCall& call,
+                          const config::Recipe& recipe,
+                          const std::vector<training::ExportTensor>& weights) {
+  if (!call.base.empty() || !call.dtype.empty() || call.links) {
+    throw InvalidInput(
+        Code::kConflict,
+        "the checkpoint holds a feature net: it becomes one file in fp32, and --base, --dtype and "
+        "--link have no part in it. Leave them out");
+  }
+  if (std::filesystem::exists(call.to)) {
+    throw Failure(Code::kExists, str(call.to.string(), " exists. Name another folder"));
+  }
+  const Watch watch;
+  export_shapes({.recipe = recipe, .watch = watch, .options = {.base = {}, .to = call.to}},
+                weights);
+}
+
 void consolidate(const ConsolidateCall& call) {
   using training::PieceKind;
   const training::Checkpoint checkpoint = training::Checkpoint::open(call.checkpoint);
@@ -55,6 +78,10 @@ void consolidate(const ConsolidateCall& call) {
     consolidate_lora(call, weights, lora_of(recipe, model->second));
     return;
   }
+  if (recipe.method.kind == config::MethodKind::kFeatures) {
+    consolidate_features(call, recipe, weights);
+    return;
+  }
   training::ExportOptions options = export_options(
       recipe, call.role, call.base.empty() ? base_of(call, checkpoint, *model) : call.base);
   if (!call.dtype.empty()) {
@@ -63,7 +90,12 @@ void consolidate(const ConsolidateCall& call) {
   options.to = call.to;
   options.links = call.links;
   options.limit_bytes = 0;
-  training::export_folder(weights, options);
+  if (trains_flow(recipe)) {
+    training::export_folder(weights, options);
+    return;
+  }
+  const Watch watch;
+  export_shapes({.recipe = recipe, .watch = watch, .options = options}, weights);
 }
 
 }  // namespace

@@ -136,6 +136,14 @@ void copy_values(const training::Units& from, const torch::nn::Module& to) {
   assign(values, to);
 }
 
+void copy_values(const std::vector<training::ExportTensor>& from, const torch::nn::Module& to) {
+  std::map<std::string, at::Tensor> values;
+  for (const training::ExportTensor& weight : from) {
+    values.emplace(weight.name, weight.value());
+  }
+  assign(values, to);
+}
+
 at::ScalarType compute_type(const config::Recipe& recipe) {
   switch (recipe.training.compute_dtype) {
     case config::ComputeDtype::kFp64:

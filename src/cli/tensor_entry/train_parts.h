@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -48,6 +49,7 @@ training::SparsityRamp ramp_of(const config::Vsa& vsa);
 // Parameters of the same name get the other side's values; others stay.
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);
 void copy_values(const training::Units& from, const torch::nn::Module& to);
+void copy_values(const std::vector<training::ExportTensor>& from, const torch::nn::Module& to);
 
 class Validation;  // train_validation.h
 
@@ -71,6 +73,17 @@ struct TrainSetup {
 TrainSetup setup_flow(const TrainContext& context);
 // vae, text, features: networks on procedural clips, their frames or their captions.
 TrainSetup setup_shapes(const TrainContext& context);
+
+// What a run of setup_shapes() exports of its student's weights: a model folder with this VAE or
+// text encoder, or the file of a feature net. A VAE that was trained whole encodes clips of the
+// recipe on `device`, for its config's statistics of latents.
+struct ShapesExport {
+  const config::Recipe& recipe;
+  at::Device device = at::kCPU;
+  const Watch& watch;
+  training::ExportOptions options;  // but for component and config; of a feature net `to` alone
+};
+void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> weights);
 
 // The networks of flow methods by role: student, teacher, critic.
 struct RoleNetwork {

@@ -87,37 +87,36 @@ TrainSetup setup_on(const TrainContext& context,
   return setup;
 }
 
-training::ExportOptions component_export(const Recipe& recipe,
-                                         const Path& base,
-                                         const Path& to,
-                                         const std::string& component) {
-  training::ExportOptions options = export_options(recipe, kStudent, base);
-  options.to = to;
-  options.component = component;
-  options.replaces = true;
-  return options;
+ShapesExport own_export(const TrainContext& context, const Path& base, const Path& to) {
+  ShapesExport out{.recipe = context.recipe,
+                   .device = context.device,
+                   .watch = context.watch,
+                   .options = export_options(context.recipe, kStudent, base)};
+  out.options.to = to;
+  out.options.replaces = true;
+  return out;
 }
 
 // --- vae -----------------------------------------------------------------------------------------
 
 // Mean and deviation of the latents of the run's first clips, whole ones, by the weights that are
 // exported, for the VAE's config.
-std::string latent_statistics(const TrainContext& context,
-                              const layout::WanVaeConfig& config,
-                              const training::Units& units) {
+std::string latent_statistics(const ShapesExport& to,
+                              const std::vector<training::ExportTensor>& weights) {
   const c10::NoGradGuard no_grad;
-  const Recipe& recipe = context.recipe;
-  models::WanVae vae(config, {.device = context.device, .parts = models::VaeParts::kEncoder});
-  copy_values(units, vae);
+  const Recipe& recipe = to.recipe;
+  models::WanVae vae(layout::open_model_folder(to.options.base, {}).vae_config,
+                     {.device = to.device, .parts = models::VaeParts::kEncoder});
+  copy_values(weights, vae);
   const auto source = clips(recipe, {});
   const int64_t count = std::min(recipe.method.statistics_clips, source->size());
   constexpr int64_t kBatch = 16;
   training::LatentMoments moments;
   for (int64_t first = 0; first < count; first += kBatch) {
-    context.watch.throw_if_stopped();
+    to.watch.throw_if_stopped();
     const at::Tensor bytes =
         data::render_batch(*source, first, std::min(kBatch, count - first));  // [n, 3, F, P, Q]
-    moments.add(vae.posterior(data::as_pixels(bytes.to(context.device))));
+    moments.add(vae.posterior(data::as_pixels(bytes.to(to.device))));
   }
   const Json statistics = {{"latents_mean", moments.mean()}, {"latents_std", moments.std()}};
   return statistics.dump();
@@ -147,12 +146,8 @@ TrainSetup setup_vae(const TrainContext& context) {
                                  .kl_weight = recipe.method.kl_weight,
                                  .mse_weight = recipe.method.mse_weight,
                                  .trains_encoder = recipe.method.train_encoder});
-  setup.write_export = [context, folder, units](const Path& to) {
-    training::ExportOptions options = component_export(context.recipe, folder.folder, to, "vae");
-    if (context.recipe.method.train_encoder) {  // else the latents are what they were
-      options.config = latent_statistics(context, folder.vae_config, *units);
-    }
-    training::export_folder(training::weights_of(*units), options);
+  setup.write_export = [context, base = folder.folder, units](const Path& to) {
+    export_shapes(own_export(context, base, to), training::weights_of(*units));
   };
   return setup;
 }
@@ -168,22 +163,24 @@ std::vector<training::Attribute> attributes() {
   return all;
 }
 
-struct TextProbeWeights {
-  std::vector<training::ExportTensor> encoder;  // under their names in a checkpoint
-  std::vector<models::NamedTensor> heads;
-};
-TextProbeWeights split(std::vector<training::ExportTensor> all) {
-  const std::string prefix = "text_encoder.";
-  TextProbeWeights out;
+constexpr std::string_view kEncoderPrefix = "text_encoder.";  // of the probe's weights; else heads
+
+std::vector<training::ExportTensor> encoder_of(std::vector<training::ExportTensor> all) {
+  std::erase_if(all, [](const auto& weight) { return !weight.name.starts_with(kEncoderPrefix); });
   for (training::ExportTensor& weight : all) {
-    if (weight.name.starts_with(prefix)) {
-      weight.name.erase(0, prefix.size());
-      out.encoder.push_back(std::move(weight));
-    } else {
-      out.heads.push_back({weight.name, weight.value().to(at::kCPU, at::kFloat)});
+    weight.name.erase(0, kEncoderPrefix.size());
+  }
+  return all;
+}
+
+std::vector<models::NamedTensor> heads_of(const std::vector<training::ExportTensor>& all) {
+  std::vector<models::NamedTensor> heads;
+  for (const training::ExportTensor& weight : all) {
+    if (!weight.name.starts_with(kEncoderPrefix)) {
+      heads.push_back({weight.name, weight.value().to(at::kCPU, at::kFloat)});
     }
   }
-  return out;
+  return heads;
 }
 
 TrainSetup setup_text(const TrainContext& context) {
@@ -214,12 +211,12 @@ TrainSetup setup_text(const TrainContext& context) {
       training::logits_of(
           probe, [tokenizer](const std::string& caption) { return tokenizer->encode(caption); }),
       attributes(), *units);
-  setup.write_export = [&recipe, base = folder.folder, units](const Path& to) {
-    const TextProbeWeights weights = split(training::weights_of(*units));
-    training::export_folder(weights.encoder, component_export(recipe, base, to, "text_encoder"));
+  setup.write_export = [context, base = folder.folder, units](const Path& to) {
+    const std::vector<training::ExportTensor> weights = training::weights_of(*units);
+    export_shapes(own_export(context, base, to), weights);
     // The heads are no part of the model; evaluation asks them what the encoder can tell apart.
-    models::save_tensors(Path(recipe.training.checkpoint.output_dir) / "heads.safetensors",
-                         weights.heads, {{"format", "pt"}});
+    models::save_tensors(Path(context.recipe.training.checkpoint.output_dir) / "heads.safetensors",
+                         heads_of(weights), {{"format", "pt"}});
   };
   return setup;
 }
@@ -243,17 +240,38 @@ TrainSetup setup_features(const TrainContext& context) {
         return net->logits(net->features(batch.pixels.to(type)));
       },
       attributes(), *units);
-  setup.write_export = [units](const Path& to) {
-    models::ShapeFeatures exported;
-    copy_values(*units, exported);
-    std::filesystem::create_directories(to);
-    training::mark_as_export(to);
-    models::save_shape_features(to / kFeaturesFile, exported);
+  setup.write_export = [context, units](const Path& to) {
+    export_shapes(own_export(context, {}, to), training::weights_of(*units));
   };
   return setup;
 }
 
 }  // namespace
+
+void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> weights) {
+  training::ExportOptions options = to.options;
+  switch (to.recipe.method.kind) {
+    case config::MethodKind::kVae:
+      options.component = "vae";
+      if (to.recipe.method.train_encoder) {  // else the latents are what they were
+        options.config = latent_statistics(to, weights);
+      }
+      break;
+    case config::MethodKind::kText:
+      options.component = "text_encoder";
+      weights = encoder_of(std::move(weights));
+      break;
+    default: {
+      models::ShapeFeatures exported;
+      copy_values(weights, exported);
+      std::filesystem::create_directories(options.to);
+      training::mark_as_export(options.to);
+      models::save_shape_features(options.to / kFeaturesFile, exported);
+      return;
+    }
+  }
+  training::export_folder(weights, options);
+}
 
 TrainSetup setup_shapes(const TrainContext& context) {
   const std::string folder = context.recipe.models.at(kStudent).init_from;
