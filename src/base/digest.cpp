@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/text.h"
 
 namespace fastwan {
 
@@ -144,6 +145,26 @@ std::string sha256_tree(const Path& file) {
     tree.update(digest);
   }
   return tree.hex();
+}
+
+std::string sha256_files(const Path& where, const std::vector<std::string>& extensions) {
+  std::vector<Path> files;
+  if (std::filesystem::is_regular_file(where)) {
+    files.push_back(where);
+  } else {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(where)) {
+      if (std::find(extensions.begin(), extensions.end(), entry.path().extension().string()) !=
+          extensions.end()) {
+        files.push_back(entry.path());
+      }
+    }
+  }
+  std::sort(files.begin(), files.end());
+  Sha256 digest;
+  for (const Path& file : files) {
+    digest.update(str(file.lexically_relative(where).string(), ' ', sha256_tree(file), '\n'));
+  }
+  return digest.hex();
 }
 
 }  // namespace fastwan

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/files.h"
 
@@ -36,5 +37,9 @@ std::string sha256_file(const Path& file);
 // cores can help. An empty file has no chunk: sha256 of nothing.
 inline constexpr int64_t kDigestChunkBytes = int64_t{16} << 20;
 std::string sha256_tree(const Path& file);
+
+// Of a part of a model, every byte: sha256 over the sorted relative names and the tree digests of
+// the files below `where` with one of the extensions (".json"), or of `where` where it is a file.
+std::string sha256_files(const Path& where, const std::vector<std::string>& extensions);
 
 }  // namespace fastwan

@@ -53,5 +53,28 @@ TEST(Sha256Tree, IsTheDigestOfTheDigestsOfItsChunks) {
   EXPECT_EQ(sha256_tree(folder.where() / "empty"), sha256_hex(""));
 }
 
+TEST(Digest, of_the_files_of_a_part_covers_bytes_and_relative_names_of_the_wanted_kinds) {
+  const TempFolder folder;
+  const auto write = [&](const char* name, const char* text) {
+    std::filesystem::create_directories((folder.where() / name).parent_path());
+    write_durably(folder.where() / name, text);
+  };
+  const auto digest = [&] { return sha256_files(folder.where(), {".json", ".model"}); };
+  write("a.json", "1");
+  write("b/c.model", "2");
+  const std::string before = digest();
+  write("other.txt", "3");
+  EXPECT_EQ(digest(), before);
+  write("b/c.model", "4");
+  EXPECT_NE(digest(), before);
+  write("b/c.model", "2");
+  EXPECT_EQ(digest(), before);
+  std::filesystem::rename(folder.where() / "a.json", folder.where() / "d.json");
+  EXPECT_NE(digest(), before);
+  const std::string one = sha256_files(folder.where() / "other.txt", {});
+  write("other.txt", "5");
+  EXPECT_NE(sha256_files(folder.where() / "other.txt", {}), one);
+}
+
 }  // namespace
 }  // namespace fastwan

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdio>
+#include <filesystem>
 
 #include <CLI/CLI.hpp>
 
@@ -75,6 +77,42 @@ void require_range(const char* flag, double value, double least, double most) {
   }
 }
 
+constexpr const char* kDatasetTypes =
+    "merged (a folder with videos/ and videos2caption.json), json (an array of {\"path\", "
+    "\"cap\"}), jsonl (one such object a line), text (one prompt a line)";
+
+// By what lies there and its extension.
+std::string dataset_type_of(const Path& path) {
+  const auto status = std::filesystem::status(path);
+  if (!std::filesystem::exists(status)) {
+    throw_io_error(ENOENT, path, "open");
+  }
+  if (std::filesystem::is_directory(status)) {
+    return "merged";
+  }
+  const std::string extension = to_lower(path.extension().string());
+  for (const auto& [known, type] :
+       {std::pair{".json", "json"}, {".jsonl", "jsonl"}, {".txt", "text"}}) {
+    if (extension == known) {
+      return type;
+    }
+  }
+  throw InvalidInput(
+      Code::kBadValue,
+      str("--dataset-path ", escape_control(path.string()),
+          ": its name does not say what it is. --dataset-type does: ", kDatasetTypes));
+}
+
+void check_dataset_type(const Path& path, const std::string& type) {
+  const bool is_folder = std::filesystem::is_directory(path);
+  if (std::filesystem::exists(path) && is_folder != (type == "merged")) {
+    throw InvalidInput(Code::kConflict,
+                       str("--dataset-type ", type, " does not go with --dataset-path ",
+                           escape_control(path.string()), ", which is a ",
+                           is_folder ? "folder" : "file", ". Types are ", kDatasetTypes));
+  }
+}
+
 // What the flags of `preprocess` give besides the settings themselves.
 struct Flags {
   PreprocessSettings settings;
@@ -86,10 +124,13 @@ struct Flags {
     PreprocessSettings& s = settings;
     app.add_option("-m,--model-path", model_path, "Diffusers folder or cached hub id (org/name)")
         ->group("Input");
-    app.add_option("--dataset-path", dataset_path,
-                   "folder with videos/ and videos2caption.json; .jsonl file; text file")
+    app.add_option(
+           "--dataset-path", dataset_path,
+           "folder with videos/ and videos2caption.json; .json or .jsonl list; .txt prompts")
         ->group("Input");
-    app.add_option("--dataset-type", s.dataset_type, "merged|jsonl|text")->group("Input");
+    app.add_option("--dataset-type", s.dataset_type,
+                   "merged|json|jsonl|text; default: by what --dataset-path is")
+        ->group("Input");
     app.add_option("--task-type,--task", s.task, "t2v|i2v|text_only")->group("Output");
     app.add_option("--dataset-output-dir", output, "folder for combined_parquet_dataset/")
         ->group("Output");
@@ -128,7 +169,10 @@ struct Flags {
     s.dataset_output_dir = output;
     require_path("--dataset-path", s.dataset_path);
     require_path("--dataset-output-dir", s.dataset_output_dir);
-    require_word("--dataset-type", s.dataset_type, {"merged", "jsonl", "text"});
+    if (s.dataset_type.empty()) {
+      s.dataset_type = dataset_type_of(s.dataset_path);
+    }
+    require_word("--dataset-type", s.dataset_type, {"merged", "json", "jsonl", "text"});
     require_word("--task", s.task, {"t2v", "i2v", "text_only"});
     require_word("--on-bad-row", on_bad_row, {"stop", "skip"});
     if ((s.task == "text_only") != (s.dataset_type == "text")) {
@@ -136,6 +180,7 @@ struct Flags {
                          str("--dataset-type ", s.dataset_type, " does not go with --task ", s.task,
                              ": prompts alone are --dataset-type text --task text_only"));
     }
+    check_dataset_type(s.dataset_path, s.dataset_type);
     require_range("--samples-per-file", static_cast<double>(s.samples_per_file), 1, 1e6);
     require_range("--video-length-tolerance-range", s.video_length_tolerance_range, 1e-3, 1e6);
     require_range("--drop-short-ratio", s.drop_short_ratio, 0, 1);
@@ -232,14 +277,62 @@ Words with_generate_names(Words words) {
   return words;
 }
 
+// Of generate's flags those that say something about a video, its making from given tensors, or its
+// decoding: synth writes rows of latents for prompts.
+constexpr std::array<std::string_view, 19> kOnlyOfVideos = {
+    "--vae-precision", "--prompt-embeds",
+    "--noise",         "--num-videos-per-prompt",
+    "--image",         "--fit",
+    "--vae-tiling",    "--output",
+    "--output-path",   "--output-video-name",
+    "--overwrite",     "--crf",
+    "--contact-sheet", "--metadata",
+    "--save-latents",  "--save-embeds",
+    "--save-frames",   "--load-latents",
+    "--report"};
+
+bool is_only_of_videos(const std::string& name) {
+  return std::find(kOnlyOfVideos.begin(), kOnlyOfVideos.end(), name) != kOnlyOfVideos.end();
+}
+
+// Those of them that the command line has; a run file of FASTWAN_CONFIG is for generate too.
+struct GivenInVain {
+  Words names;
+
+  void group(const char*) {}
+  template <class T>
+  void field(const config::FieldInfo& info, config::Setting<T>& setting) {
+    const std::string name = long_name(info);
+    if (is_only_of_videos(name) && setting.is_set && setting.origin == config::Origin::kFlag) {
+      names.push_back(name);
+    }
+  }
+};
+
+void refuse_flags_of_videos(config::Generate& settings) {
+  GivenInVain given;
+  config::describe(given, settings);
+  if (!given.names.empty()) {
+    throw InvalidInput(Code::kConflict,
+                       str("synth does not take ", join_first(given.names, kOnlyOfVideos.size()),
+                           ": it makes one row of latents a prompt, in the folder of --out"));
+  }
+  if (settings.image.is_set || *settings.rng == config::Rng::kTorch) {
+    throw InvalidInput(Code::kConflict, "synth takes neither --image nor --rng torch");
+  }
+}
+
 int run_synth(const Program& program, const Words& words) {
   CLI::App app(
       "Prompts to training rows: latents from a teacher, as the published synthetic sets were "
       "made. --teacher --prompts --cfg --shift are --model-path --prompt-file --guidance-scale "
-      "--flow-shift; the other flags are those of generate",
+      "--flow-shift; the other flags are those of generate that say how latents are sampled",
       "preprocess synth");
   config::Generate settings;
   SettingFlags flags(app, settings);
+  for (const std::string_view name : kOnlyOfVideos) {
+    app.get_option(std::string(name))->group("");  // known, so that it is refused by name; no help
+  }
   std::string out, shard = "0/1";
   int64_t samples_per_file = 64, batch = 0;
   bool json = false;
@@ -261,9 +354,7 @@ int run_synth(const Program& program, const Words& words) {
   require_path("--out", out);
   require_range("--samples-per-file", static_cast<double>(samples_per_file), 1, 1e6);
   require_range("--batch", static_cast<double>(batch), 0, 1024);
-  if (settings.image.is_set || *settings.rng == config::Rng::kTorch) {
-    throw InvalidInput(Code::kConflict, "synth takes neither --image nor --rng torch");
-  }
+  refuse_flags_of_videos(settings);
   if (*settings.seed < 0) {
     settings.seed.set(1000, config::Origin::kFlag);
   }

@@ -22,8 +22,8 @@ struct Shard {
 // Flags of `fastwan preprocess`, by their names.
 struct PreprocessSettings {
   Path dataset_path;
-  std::string dataset_type = "merged";  // merged, jsonl, text
-  std::string task = "t2v";             // t2v, i2v, text_only
+  std::string dataset_type;  // merged, json, jsonl, text
+  std::string task = "t2v";  // t2v, i2v, text_only
   Path dataset_output_dir;
   int64_t num_frames = 0, max_height = 0, max_width = 0;
   double train_fps = 0;

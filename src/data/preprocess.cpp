@@ -53,26 +53,46 @@ void check(const PreprocessOptions& options, const layout::ModelFolder& model) {
   }
 }
 
-// What the rows depend on, apart from how they are cut into files.
-std::string fingerprint_of(const std::vector<ClipInput>& clips,
-                           const layout::ModelFolder& model,
-                           const PreprocessOptions& options) {
-  Sha256 digest;
+// A list that is wrong is told before hours of work.
+void refuse_repetitions(const std::vector<ClipInput>& clips) {
   for (const ClipInput& clip : clips) {
-    digest.update(str(clip.id, '\0', clip.video.string(), '\0', clip.caption, '\0',
-                      clip.fps.value_or(0), '\n'));
+    if (!clip.repeats.empty()) {
+      throw InvalidInput(Code::kBadDataset,
+                         clip.repeats + ". Take one out, or leave it out by --on-bad-row skip");
+    }
+  }
+}
+
+// What the rows depend on, apart from the videos' own bytes.
+Dependencies dependencies(const std::vector<ClipInput>& clips,
+                          const layout::ModelFolder& model,
+                          const PreprocessOptions& options) {
+  Sha256 list;
+  for (const ClipInput& clip : clips) {
+    list.update(str(clip.id, '\0', clip.video.string(), '\0', clip.caption, '\0',
+                    clip.fps.value_or(0), '\n'));
   }
   const ClipRule& rule = options.rule;
-  digest.update(str(io::name_of(options.schema), ' ', rule.shape.num_frames, ' ', rule.shape.height,
-                    ' ', rule.shape.width, ' ', rule.shape.train_fps, ' ', rule.length_tolerance,
-                    ' ', rule.speed_factor, ' ', rule.random_window, ' ', rule.drop_short_ratio,
-                    ' ', rule.seed, ' ', options.shard, '/', options.shards, ' ',
-                    options.rows_per_file, '\n'));
-  digest.update(io::WeightFiles::open(model.text_encoder).digest());
+  Dependencies out = {{"list of inputs", list.hex()},
+                      {"pipeline class", model.class_name},
+                      {"text encoder", sha256_files(model.text_encoder, {".json", ".safetensors"})},
+                      {"tokenizer", sha256_files(model.tokenizer, {".json", ".model"})},
+                      {"--task", io::name_of(options.schema)},
+                      {"--shard", str(options.shard, '/', options.shards)},
+                      {"--samples-per-file", str(options.rows_per_file)},
+                      {"--num-frames", str(rule.shape.num_frames)},
+                      {"--max-height", str(rule.shape.height)},
+                      {"--max-width", str(rule.shape.width)},
+                      {"--train-fps", str(rule.shape.train_fps)},
+                      {"--video-length-tolerance-range", str(rule.length_tolerance)},
+                      {"--speed-factor", str(rule.speed_factor)},
+                      {"--do-temporal-sample", rule.random_window ? "true" : "false"},
+                      {"--drop-short-ratio", str(rule.drop_short_ratio)},
+                      {"--seed", str(rule.seed)}};
   if (options.schema != io::RowSchema::kTextOnly) {
-    digest.update(io::WeightFiles::open(model.vae).digest());
+    out.emplace_back("VAE", sha256_files(model.vae, {".json", ".safetensors"}));
   }
-  return digest.hex();
+  return out;
 }
 
 // Captions as the model hears them at inference.
@@ -122,6 +142,9 @@ Clip read_clip(const ClipInput& input,
                const ClipRule& rule,
                const io::Ffmpeg& ffmpeg,
                const std::stop_token& stop) {
+  if (!input.repeats.empty()) {
+    throw InvalidInput(Code::kBadDataset, input.repeats);
+  }
   if (trim(input.caption).empty()) {
     return {{}, "no caption"};
   }
@@ -287,7 +310,8 @@ class RowMaker {
 // Faults of one input; all others end the run.
 bool is_of_the_row(const Failure& error) {
   return error.code() == Code::kBadMedia || error.code() == Code::kBadValue ||
-         error.code() == Code::kNotFound || error.code() == Code::kNonFinite;
+         error.code() == Code::kNotFound || error.code() == Code::kNonFinite ||
+         error.code() == Code::kBadDataset;
 }
 
 }  // namespace
@@ -300,6 +324,9 @@ RowsMade preprocess(const std::vector<ClipInput>& clips,
                     const Note& on_note) {
   const at::NoGradGuard no_gradients;
   check(options, model);
+  if (!options.skips_bad_rows) {
+    refuse_repetitions(clips);
+  }
   const auto [first, last] =
       share_of(static_cast<int64_t>(clips.size()), options.shard, options.shards);
   RowsMade made{
@@ -314,7 +341,7 @@ RowsMade preprocess(const std::vector<ClipInput>& clips,
                                .last_input = last,
                                .rows_per_file = options.rows_per_file,
                                .group_rows = std::min(kGroupRows, options.rows_per_file),
-                               .fingerprint = fingerprint_of(clips, model, options)});
+                               .depends_on = dependencies(clips, model, options)});
   std::optional<RowMaker> maker;  // nothing is loaded where nothing is left to do
   int64_t bad_rows = 0;
   while (shard.next_input() < last) {

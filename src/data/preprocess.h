@@ -48,7 +48,8 @@ using Note = std::function<void(const std::string&)>;
 // frame followed by grey ones, and pil_image [P, Q, 3] bytes.
 //
 // InvalidInput bad_value: num_frames that is not 4k+1 or above 121, sides that the model cannot
-// take; bad_media, not_found, non_finite for a row, unless such rows are skipped; Stopped. What is
+// take; bad_dataset for a clip that repeats another, before any work, bad_media, not_found,
+// non_finite for a row, unless such rows are skipped; Stopped. What is
 // finished stays.
 RowsMade preprocess(const std::vector<ClipInput>& clips,
                     const layout::ModelFolder& model,

@@ -74,6 +74,34 @@ struct ListedFile {
   Counts left_out;  // up to here
 };
 
+std::string fingerprint_of(const RowShardOptions& options) {
+  Sha256 digest;
+  for (const auto& [name, value] : options.depends_on) {
+    digest.update(str(name, '\0', value, '\0'));
+  }
+  return digest.hex();
+}
+
+// What is other now than in the manifest, by name.
+std::string changes_since(const Json& document, const RowShardOptions& options) {
+  const auto stored = document.find("depends_on");
+  if (stored == document.end() || !stored->is_object()) {
+    return "an earlier version of this program, which noted less";
+  }
+  std::set<std::string> others;
+  for (const auto& [name, value] : stored->items()) {
+    others.insert(name);
+  }
+  for (const auto& [name, value] : options.depends_on) {
+    if (const auto found = stored->find(name); found != stored->end() && *found == value) {
+      others.erase(name);
+    } else {
+      others.insert(name);
+    }
+  }
+  return "another " + join_first(std::vector<std::string>(others.begin(), others.end()), 10);
+}
+
 Path made(const Path& folder) {
   std::filesystem::create_directories(folder);
   return folder;
@@ -126,11 +154,10 @@ void RowShard::Impl::take_up() {
                                      ": was written by another version. Choose another "
                                      "folder"));
   }
-  if (json_get<std::string>(document, "fingerprint", where) != options.fingerprint) {
+  if (json_get<std::string>(document, "fingerprint", where) != fingerprint_of(options)) {
     throw IoError(Code::kExists,
-                  str(where,
-                      ": this folder was begun with other inputs, another model or other "
-                      "settings. Choose another folder, or remove this one"));
+                  str(where, ": this folder was begun with ", changes_since(document, options),
+                      ". Choose another folder, or remove this one"));
   }
   for (const Json& entry : document.at("files")) {
     ListedFile file{.name = json_get<std::string>(entry, "name", where),
@@ -186,12 +213,16 @@ void RowShard::Impl::remove_unlisted() const {
 void RowShard::Impl::write_manifest(bool is_finished) const {
   Json document = {{"format", kFormat},
                    {"schema", io::name_of(options.schema)},
-                   {"fingerprint", options.fingerprint},
+                   {"fingerprint", fingerprint_of(options)},
+                   {"depends_on", Json::object()},
                    {"inputs", {options.first_input, options.last_input}},
                    {"finished", is_finished},
                    {"rows", rows},
                    {"left_out", Json::object()},
                    {"files", Json::array()}};
+  for (const auto& [name, value] : options.depends_on) {
+    document["depends_on"][name] = value;
+  }
   document["left_out"].update(left_out);
   for (const ListedFile& file : files) {
     document["files"].push_back({{"name", file.name},

@@ -3,7 +3,8 @@
 //
 //   <folder>/data_chunk_00000.parquet, data_chunk_00001.parquet, ...
 //   <folder>/manifest.json   written anew after each file, durably: per file its name, rows, bytes,
-//                            sha256 and the first input that it does not cover
+//                            sha256 and the first input that it does not cover; and what the
+//                            rows depend on
 //
 // A file counts only if the manifest lists it and its size and sha256 are as listed. What was begun
 // and is not listed is made again. Inputs are taken in order, each leads to one row or to none: so
@@ -15,6 +16,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/files.h"
 #include "io/parquet.h"
@@ -24,13 +26,16 @@ namespace fastwan::data {
 // [first, last) of `total` inputs in contiguous shares that differ by one at most.
 std::pair<int64_t, int64_t> share_of(int64_t total, int64_t shard, int64_t shards);
 
+// Inputs, parts of the model, settings: each by a name for messages and its value or digest.
+using Dependencies = std::vector<std::pair<std::string, std::string>>;
+
 struct RowShardOptions {
   io::RowSchema schema = io::RowSchema::kT2v;
   int64_t first_input = 0;  // inputs [first_input, last_input) belong to this shard
   int64_t last_input = 0;
   int64_t rows_per_file = 64;
   int64_t group_rows = 8;
-  std::string fingerprint;  // of inputs, model and settings: a shard goes on only under the same
+  Dependencies depends_on;  // of the rows: a shard goes on only under the same
 };
 
 using Counts = std::map<std::string, int64_t>;  // reason -> inputs that gave no row
@@ -38,7 +43,7 @@ using Counts = std::map<std::string, int64_t>;  // reason -> inputs that gave no
 class RowShard {
  public:
   // Makes the folder, or takes up what lies there. Failure exists: another process works on it, or
-  // it was begun with another fingerprint.
+  // it was begun with something else in depends_on, which is named.
   RowShard(const Path& folder, const RowShardOptions& options);
   ~RowShard();  // what is not yet in a listed file is gone
   RowShard(const RowShard&) = delete;

@@ -13,6 +13,8 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "base/files.h"
+#include "base/json.h"
 #include "base/text.h"
 #include "data/clip_list.h"
 #include "data/latents.h"
@@ -209,11 +211,47 @@ TEST_F(Rows, lists_of_clips_are_read_in_each_form) {
   ASSERT_EQ(lines.size(), 2u);
   EXPECT_EQ(lines[0].video, at("v/a.mp4"));
   EXPECT_EQ(lines[1].video, "/abs/b.webm");
+  std::ofstream(at("any.json")) << R"([{"path":"a.mp4","cap":"x"},{"path":"b.mp4","cap":"y"}])";
+  std::filesystem::create_directories(at("videos"));
+  std::ofstream(at("videos/b.mp4")) << "there";
+  const auto array = read_json(at("any.json"));
+  ASSERT_EQ(array.size(), 2u);
+  EXPECT_EQ(array[0].video, at("a.mp4"));
+  EXPECT_EQ(array[1].video, at("videos/b.mp4"));
+  EXPECT_EQ(array[1].id, "b");
   std::ofstream(at("p.txt")) << "a cat\n\n  a dog \n";
   const auto prompts = read_prompts(at("p.txt"));
   ASSERT_EQ(prompts.size(), 2u);
   EXPECT_EQ(prompts[1].caption, "a dog");
   EXPECT_EQ(prompts[1].id, "prompt-1");
+}
+
+TEST_F(Rows, clips_of_one_stem_have_their_whole_names_as_ids_and_others_their_stems) {
+  std::ofstream list(at("l.jsonl"));
+  for (const char* name :
+       {"a.mp4", "b.mp4", "a.webm", "sub/a.mp4", "c.mp4", "c.mp4.mov", "c.webm"}) {
+    list << R"({"cap":"x","video":")" << name << "\"}\n";
+  }
+  list.close();
+  std::vector<std::string> ids;
+  for (const ClipInput& clip : read_jsonl(at("l.jsonl"))) {
+    ids.push_back(clip.id);
+    EXPECT_EQ(clip.repeats, "");
+  }
+  EXPECT_THAT(ids, ElementsAre("a.mp4", "b", "a.webm", "sub/a", "c.mp4", "c.mp4.mov", "c.webm"));
+}
+
+TEST_F(Rows, the_same_video_again_is_marked_and_named_and_changes_no_id) {
+  std::ofstream(at("l.jsonl")) << R"({"cap":"x","video":"a.mp4"}
+{"cap":"y","video":"b.mp4"}
+
+{"cap":"z","video":"./a.mp4"})";
+  const auto clips = read_jsonl(at("l.jsonl"));
+  ASSERT_EQ(clips.size(), 3u);
+  EXPECT_EQ(clips[0].id, "a");
+  EXPECT_EQ(clips[0].repeats, "");
+  EXPECT_THAT(clips[2].repeats, HasSubstr("l.jsonl:4: ./a.mp4 comes twice, first in "));
+  EXPECT_THAT(clips[2].repeats, HasSubstr("l.jsonl:1"));
 }
 
 TEST_F(Rows, a_wrong_list_is_refused_by_entry) {
@@ -224,8 +262,6 @@ TEST_F(Rows, a_wrong_list_is_refused_by_entry) {
   EXPECT_THAT(refused("{\"video\":\"a.mp4\",\"cap\":\"x\"}\n{\"cap\":\"y\"}"),
               HasSubstr("l.jsonl:2"));
   EXPECT_THAT(refused("{\"video\":\"a.mp4\",\"cap\":3}"), HasSubstr("caption"));
-  EXPECT_THAT(refused("{\"video\":\"a.mp4\",\"cap\":\"x\"}\n{\"video\":\"a.webm\",\"cap\":\"x\"}"),
-              HasSubstr("twice"));
   EXPECT_THAT(refused("{\"video\":\"a.mp4\",\"cap\":\"x\",\"fps\":0}"), HasSubstr("fps"));
   refused("", Code::kBadDataset);
   refused("{", Code::kBadJson);
@@ -251,7 +287,10 @@ TEST(Share, shards_are_contiguous_and_cover_all) {
 class Shard : public Rows {
  protected:
   RowShardOptions options(int64_t inputs) const {
-    return {.last_input = inputs, .rows_per_file = 3, .group_rows = 2, .fingerprint = "f"};
+    return {.last_input = inputs,
+            .rows_per_file = 3,
+            .group_rows = 2,
+            .depends_on = {{"list", "f"}, {"--seed", "1"}}};
   }
 
   // Inputs 2 and 5 give no row. Stops before input `stop`.
@@ -313,9 +352,15 @@ TEST_F(Shard, one_process_at_a_time_and_one_set_of_settings) {
               HasSubstr("another process"));
   std::filesystem::copy(at("s"), at("t"));
   RowShardOptions other = options(10);
-  other.fingerprint = "g";
-  EXPECT_THAT(message_of([&] { RowShard(at("t"), other); }, Code::kExists),
-              HasSubstr("other inputs"));
+  const auto refusal = [&] { return message_of([&] { RowShard(at("t"), other); }, Code::kExists); };
+  other.depends_on = {{"list", "g"}, {"--seed", "1"}};
+  EXPECT_THAT(refusal(), HasSubstr("begun with another list. Choose"));
+  other.depends_on = {{"list", "g"}, {"tokenizer", "t"}};
+  EXPECT_THAT(refusal(), HasSubstr("begun with another --seed, list, tokenizer. Choose"));
+  Json manifest = read_json_file(at("t/manifest.json").string());
+  manifest.erase("depends_on");
+  write_durably(at("t/manifest.json"), dump_json(manifest));
+  EXPECT_THAT(refusal(), HasSubstr("an earlier version"));
 }
 
 }  // namespace

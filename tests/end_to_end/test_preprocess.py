@@ -144,6 +144,55 @@ def test_what_is_left_out_is_counted_and_a_bad_clip_stops_or_is_skipped(fastwan,
     assert limited.status == 3 and "error[bad_dataset]" in limited.err, limited
 
 
+def untyped(out, path, *extra, task="t2v"):
+    given = words(out, *extra, path=path, task=task)
+    at = given.index("--dataset-type")
+    return given[:at] + given[at + 2:]
+
+
+def test_the_type_of_a_dataset_is_what_its_path_is(fastwan, tmp_path, clips):
+    entries = json.loads((clips / "videos2caption.json").read_text())
+    (tmp_path / "list.JSON").write_text(json.dumps([{**e, "path": f"set/videos/{e['path']}"} for e in entries]))
+    (tmp_path / "list.jsonl").write_text("\n".join(
+        json.dumps({"video": f"set/videos/{e['path']}", "caption": e["cap"][0]}) for e in entries))
+    for number, path in enumerate(("set", "set/videos2caption.json", "list.JSON", "list.jsonl")):
+        run = fastwan(*untyped(f"out{number}", path))
+        assert run.status == 0, run
+    latents = [[row["vae_latent_bytes"] for row in rows_in(tmp_path / f"out{n}")] for n in range(4)]
+    assert len(latents[0]) == 7 and all(other == latents[0] for other in latents[1:])
+    assert rows_in(tmp_path / "out1") == rows_in(tmp_path / "out0")  # ids too
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    run = fastwan(*untyped("text", "prompts.txt", task="text_only"))
+    assert run.status == 0, run
+    (tmp_path / "list.JSON").rename(tmp_path / "clips.lst")
+    unclear = fastwan(*untyped("out4", "clips.lst"))
+    assert unclear.status == 2 and "error[bad_value]" in unclear.err, unclear
+    assert all(name in unclear.err for name in ("merged (", "json (", "jsonl (", "text (")), unclear
+    assert fastwan(*words("out4", path="clips.lst", kind="json")).status == 0  # the flag decides
+    wrong = fastwan(*words("out5", path="set/videos2caption.json"))
+    assert wrong.status == 2 and "error[conflict]" in wrong.err and "which is a file" in wrong.err, wrong
+
+
+def test_clips_of_one_stem_are_rows_and_a_repeated_one_follows_on_bad_row(fastwan, tmp_path):
+    make_clip(tmp_path / "a.mp4", 1)
+    make_clip(tmp_path / "a.webm", 2)
+    make_clip(tmp_path / "b.mp4", 3)
+    names = ["a.mp4", "a.webm", "b.mp4"]
+    list_of = lambda names: "\n".join(json.dumps({"video": name, "caption": "a circle"}) for name in names)
+    (tmp_path / "list.jsonl").write_text(list_of(names))
+    run = fastwan(*untyped("out", "list.jsonl"))
+    assert run.status == 0, run
+    assert [row["id"] for row in rows_in(tmp_path / "out")] == ["a.mp4", "a.webm", "b"]
+    (tmp_path / "list.jsonl").write_text(list_of([*names, "a.mp4"]))
+    stopped = fastwan(*untyped("other", "list.jsonl"))
+    assert stopped.status == 3 and "list.jsonl:4: a.mp4 comes twice, first in" in stopped.err, stopped
+    assert not (tmp_path / "other").exists()
+    skipped = fastwan(*untyped("other", "list.jsonl", "--on-bad-row", "skip", "--json"))
+    assert skipped.status == 0 and "list.jsonl:4: a.mp4 comes twice" in skipped.err, skipped
+    assert json.loads(skipped.out)["left_out"] == {"bad_dataset": 1}
+    assert rows_in(tmp_path / "other") == rows_in(tmp_path / "out")
+
+
 def test_jsonl_i2v_and_prompts_alone(fastwan, tmp_path, clips):
     lines = [json.dumps({"video": f"set/videos/clip{i}.mp4", "caption": f"circle {i}"}) for i in (0, 2)]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
@@ -269,11 +318,108 @@ BAD = [
     (words("out", kind="text"), "conflict", "text_only"),
     (words("out", path="absent"), "not_found", "absent"),
     (words("out", "--drop-short-ratio", "1.5"), "bad_value", "--drop-short-ratio"),
+    (words("out", "--num-frames", "9"), "conflict", "--num-frames is given 2 times"),
     (["preprocess", "inspect", "absent"], "not_found", "absent"),
     (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt"], "usage", "--out"),
     (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt", "--out", "o", "--batch", "-1"], "bad_value", "--batch"),
     (["preprocess", "synth", "--teacher", MODEL, "--prompts", "p.txt", "--out", "o", "--batch", "1025"], "bad_value", "--batch"),
 ]
+
+
+def save_lora(path, scale):
+    """A LoRA file of the first block's query."""
+    width = json.loads((MODEL / "transformer/config.json").read_text())
+    size = width["num_attention_heads"] * width["attention_head_dim"]
+    key = "transformer.blocks.0.attn1.to_q.lora_{}.weight"
+    save_file({key.format("A"): numpy.full((1, size), scale, numpy.float32),
+               key.format("B"): numpy.ones((size, 1), numpy.float32)}, path)
+
+
+def change_vae_mean(model):
+    config = json.loads((model / "vae/config.json").read_text())
+    config["latents_mean"][0] += 0.5
+    (model / "vae/config.json").write_text(json.dumps(config))
+
+
+def change_tokenizer(model):
+    config = json.loads((model / "tokenizer/tokenizer.json").read_text())
+    config["model"]["vocab"][-1][1] -= 1.0
+    (model / "tokenizer/tokenizer.json").write_text(json.dumps(config))
+
+
+def change_weights(part):
+    """Another value under the same names and shapes: what a header does not tell."""
+    def change(model):
+        (file,) = (model / part).glob("*.safetensors")
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    return change
+
+
+CHANGES = [("VAE config", change_vae_mean), ("tokenizer", change_tokenizer), ("--lora", lambda model: save_lora(model / "l.safetensors", 0.02)),
+           ("transformer", change_weights("transformer")), ("text encoder", change_weights("text_encoder"))]
+
+
+@pytest.fixture
+def made(fastwan, tmp_path):
+    """Rows of a teacher with a LoRA, and the command that made them."""
+    shutil.copytree(MODEL, tmp_path / "model")
+    save_lora(tmp_path / "model/l.safetensors", 0.01)
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    command = [*SYNTH, "--teacher", "model", "--lora", "model/l.safetensors", "--out", "out"]
+    run = fastwan(*command)
+    assert run.status == 0, run
+    return command
+
+
+@pytest.mark.parametrize("name,change", CHANGES, ids=[name for name, _ in CHANGES])
+def test_synth_refuses_to_go_on_with_another_part_of_the_model_and_names_it(fastwan, tmp_path, made, name, change):
+    change(tmp_path / "model")
+    other = fastwan(*made)
+    assert other.status == 8 and "error[exists]" in other.err and f"begun with another {name}. Choose" in other.err, other
+
+
+def test_synth_goes_on_where_only_places_and_what_takes_no_part_changed(fastwan, tmp_path, made):
+    (tmp_path / "model").rename(tmp_path / "moved")
+    change_weights("vae")(tmp_path / "moved")  # nothing is decoded
+    again = fastwan(*["moved" + word[5:] if word.startswith("model") else word for word in made], "--json")
+    assert again.status == 0 and json.loads(again.out)["rows_found"] == 1, again
+
+
+def test_preprocess_refuses_to_go_on_with_another_tokenizer_or_weights(fastwan, tmp_path):
+    shutil.copytree(MODEL, tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    command = ["preprocess", "-m", "model", "--dataset-path", "prompts.txt", "--dataset-type", "text", "--task", "text_only",
+               "--dataset-output-dir", "out"]
+    assert fastwan(*command).status == 0
+    change_weights("text_encoder")(tmp_path / "model")
+    change_tokenizer(tmp_path / "model")
+    other = fastwan(*command)
+    assert other.status == 8 and "begun with another text encoder, tokenizer. Choose" in other.err, other
+
+
+ONLY_OF_VIDEOS = [
+    ["--num-videos-per-prompt", "2"], ["--noise", "n.safetensors"], ["--load-latents", "l.safetensors"],
+    ["--prompt-embeds", "e.safetensors"], ["--contact-sheet", "s.png"], ["--save-frames", "f.safetensors"],
+    ["--save-latents", "l.safetensors"], ["--save-embeds", "e.safetensors"], ["--output", "a.mp4"], ["--output-path", "d"],
+    ["--output-video-name", "a"], ["--report", "r.json"], ["--overwrite"], ["--crf", "20"], ["--metadata", "none"],
+    ["--vae-tiling"], ["--vae-precision", "fp32"], ["--fit", "pad"], ["--image", "a.png"]]
+
+
+@pytest.mark.parametrize("given", ONLY_OF_VIDEOS, ids=[given[0] for given in ONLY_OF_VIDEOS])
+def test_synth_refuses_a_flag_that_is_only_of_videos(fastwan, tmp_path, given):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    run = fastwan(*SYNTH, "--teacher", MODEL, "--out", "out", *given)
+    assert run.status == 2 and "error[conflict]" in run.err and f"synth does not take {given[0]}:" in run.err, run
+    assert not (tmp_path / "out").exists()
+    assert f"{given[0]} " not in fastwan("preprocess", "synth", "--help").out
+
+
+def test_synth_refuses_such_flags_in_any_spelling_and_all_at_once(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    run = fastwan(*SYNTH, "--teacher", MODEL, "--out", "out", "-o", "a.mp4", "--request.output.report=r.json")
+    assert run.status == 2 and "--output, --report" in run.err, run
 
 
 @pytest.mark.parametrize("arguments,code,part", BAD, ids=[f"{code}-{part}" for _, code, part in BAD])

@@ -37,6 +37,9 @@ std::vector<data::ClipInput> read_inputs(const PreprocessSettings& settings) {
   if (settings.dataset_type == "merged") {
     return data::read_merged(settings.dataset_path);
   }
+  if (settings.dataset_type == "json") {
+    return data::read_json(settings.dataset_path);
+  }
   return settings.dataset_type == "jsonl" ? data::read_jsonl(settings.dataset_path)
                                           : data::read_prompts(settings.dataset_path);
 }

@@ -16,8 +16,8 @@
 #include "data/rows.h"
 #include "diffusion/noise.h"
 #include "diffusion/sample_noise.h"
-#include "io/safetensors.h"
 #include "models/layout/cost.h"
+#include "models/layout/lora_keys.h"
 #include "pipelines/component_options.h"
 #include "pipelines/components.h"
 #include "pipelines/denoise.h"
@@ -68,39 +68,69 @@ class SynthNoise final : public diffusion::NoiseSource {
   layout::LatentSize size_;
 };
 
-// What the rows depend on, apart from how they are cut into files.
-std::string fingerprint_of(const config::Generate& g,
-                           const layout::ModelFolder& model,
-                           const std::vector<std::string>& prompts,
-                           const SynthOptions& options) {
+std::string digest_of(const std::vector<std::string>& texts) {
   Sha256 digest;
-  for (const std::string& prompt : prompts) {
-    digest.update(str(prompt, '\0'));
+  for (const std::string& text : texts) {
+    digest.update(str(text, '\0'));
   }
-  std::vector<Path> weights = {model.transformer, model.text_encoder};
-  if (model.transformer_2) {
-    weights.push_back(*model.transformer_2);
+  return digest.hex();
+}
+
+// Of the merged LoRA files their bytes and scales; where they lie does not matter.
+std::string lora_digest(const std::vector<std::string>& loras) {
+  std::vector<std::string> parts;
+  for (const std::string& text : loras) {
+    const layout::LoraChoice lora = layout::read_lora_choice(text);
+    parts.push_back(str(sha256_files(lora.file, {".safetensors"}), ' ', lora.scale));
   }
-  for (const Path& folder : weights) {
-    digest.update(io::WeightFiles::open(folder).digest());
-  }
+  return digest_of(parts);
+}
+
+Dependencies dependencies(const config::Generate& g,
+                          const layout::ModelFolder& model,
+                          const std::vector<std::string>& prompts,
+                          const SynthOptions& options) {
+  const std::vector<std::string> weights = {".json", ".safetensors"};
   std::string steps;
   for (const int64_t step : *g.dmd_denoising_steps) {
     steps += str(step, ',');
   }
-  steps += *g.warp_denoising_step ? "warped" : "";
-  digest.update(str(
-      "synth ", *g.width, ' ', *g.height, ' ', *g.num_frames, ' ', *g.fps, ' ', *g.steps, ' ',
-      *g.seed, ' ', steps, ' ', *g.guidance_scale, ' ', *g.guidance_scale_2, ' ',
-      *g.guidance_rescale, ' ', *g.boundary_ratio, ' ', *g.flow_shift, ' ',
-      config::name_of(*g.compat), ' ', config::name_of(*g.sigma_schedule), ' ',
-      config::name_of(*g.sampler), ' ', config::name_of(*g.attention_backend), ' ', *g.vsa_sparsity,
-      ' ', config::name_of(*g.topk_rule), ' ', config::name_of(*g.dit_precision), ' ',
-      *g.negative_prompt, '\0', options.shard, '/', options.shards, ' ', options.rows_per_file));
-  for (const std::string& lora : *g.lora) {
-    digest.update(lora);
+  Dependencies out = {
+      {"list of prompts", digest_of(prompts)},
+      {"transformer", sha256_files(model.transformer, weights)},
+      {"text encoder", sha256_files(model.text_encoder, weights)},
+      {"tokenizer", sha256_files(model.tokenizer, {".json", ".model"})},
+      // Nothing is decoded: of the VAE only the latents' statistics and sizes have a part.
+      {"VAE config", sha256_files(model.vae, {".json"})},
+      {"--lora", lora_digest(*g.lora)},
+      {"--negative-prompt", digest_of({*g.negative_prompt})},
+      {"--shard", str(options.shard, '/', options.shards)},
+      {"--samples-per-file", str(options.rows_per_file)},
+      {"--width", str(*g.width)},
+      {"--height", str(*g.height)},
+      {"--num-frames", str(*g.num_frames)},
+      {"--fps", str(*g.fps)},
+      {"--steps", str(*g.steps)},
+      {"--seed", str(*g.seed)},
+      {"--dmd-denoising-steps", steps},
+      {"--warp-denoising-step", *g.warp_denoising_step ? "true" : "false"},
+      {"--guidance-scale", str(*g.guidance_scale)},
+      {"--guidance-scale-2", str(*g.guidance_scale_2)},
+      {"--guidance-rescale", str(*g.guidance_rescale)},
+      {"--boundary-ratio", str(*g.boundary_ratio)},
+      {"--flow-shift", str(*g.flow_shift)},
+      {"--compat", config::name_of(*g.compat)},
+      {"--sigma-schedule", config::name_of(*g.sigma_schedule)},
+      {"--sampler", config::name_of(*g.sampler)},
+      {"--attention-backend", config::name_of(*g.attention_backend)},
+      {"--VSA-sparsity", str(*g.vsa_sparsity)},
+      {"--topk-rule", config::name_of(*g.topk_rule)},
+      {"--dit-precision", config::name_of(*g.dit_precision)},
+      {"--text-encoder-precision", config::name_of(*g.text_encoder_precision)}};
+  if (model.transformer_2) {
+    out.emplace_back("transformer_2", sha256_files(*model.transformer_2, weights));
   }
-  return digest.hex();
+  return out;
 }
 
 // The teacher: prompts in, final normalised latents out.
@@ -255,7 +285,7 @@ RowsMade synthesize(const config::Generate& settings,
                                .last_input = last,
                                .rows_per_file = options.rows_per_file,
                                .group_rows = std::min(kGroupRows, options.rows_per_file),
-                               .fingerprint = fingerprint_of(settings, model, prompts, options)});
+                               .depends_on = dependencies(settings, model, prompts, options)});
   std::optional<Teacher> teacher;  // nothing is loaded where nothing is left to do
   while (shard.next_input() < last) {
     watch.throw_if_stopped();

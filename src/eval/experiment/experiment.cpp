@@ -15,24 +15,8 @@
 namespace fastwan::eval {
 namespace {
 
-// sha256 over the safetensors below a folder, or of one file.
 std::string digest_of(const Path& where) {
-  std::vector<Path> files;
-  if (std::filesystem::is_regular_file(where)) {
-    files.push_back(where);
-  } else {
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(where)) {
-      if (entry.path().extension() == ".safetensors") {
-        files.push_back(entry.path());
-      }
-    }
-  }
-  std::sort(files.begin(), files.end());
-  Sha256 digest;
-  for (const Path& file : files) {
-    digest.update(str(file.lexically_relative(where).string(), ' ', sha256_tree(file), '\n'));
-  }
-  return digest.hex();
+  return sha256_files(where, {".safetensors"});
 }
 
 class Experiment {
