@@ -150,6 +150,10 @@ class Checkpoint {
 
   bool has(const std::string& role, PieceKind kind) const;
   const UnitTable& unit(const std::string& role, const std::string& unit) const;
+  // Failure changed_run, naming the first network, unit or tensor that is not as in `wanted`, the
+  // tables of every network of the run. Stored networks that the run does not have are no matter.
+  // load() goes by role, unit and range alone: without this, numbers of other tensors would pass.
+  void require_units(const std::vector<UnitTable>& wanted) const;
   // Fills piece.flat, whose type must be the stored one: a resume changes no bit.
   void load(const NamedPiece& piece) const;
   // A tensor of a unit's table, on the host, in its stored type.

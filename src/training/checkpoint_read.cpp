@@ -4,6 +4,7 @@
 #include <memory>
 #include <set>
 #include <span>
+#include <utility>
 
 #include <ATen/ops/empty.h>
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "base/shape.h"
 #include "base/text.h"
 #include "io/safetensors.h"
 #include "models/checkpoint.h"
@@ -73,6 +75,30 @@ void copy_overlapping(const Checkpoint& checkpoint,
            str(wanted.role, "/", wanted.unit, "/", name_of(wanted.kind), " [", wanted.begin, ", ",
                wanted.end, ") is wanted, ", copied, " of its elements are stored"));
   }
+}
+
+std::string described(const StoredTensor& tensor) {
+  return str(escape_control(tensor.name), " ", format_shape(tensor.shape));
+}
+
+std::string described(const std::vector<StoredTensor>& tensors, std::size_t index) {
+  return index < tensors.size() ? described(tensors[index]) : "no tensor more";
+}
+
+// The first place at which the tables of a unit part, as a person reads it; empty when they agree.
+std::string first_difference(const UnitTable& stored, const UnitTable& wanted) {
+  const auto is_same = [](const StoredTensor& a, const StoredTensor& b) {
+    return a.name == b.name && a.shape == b.shape && a.offset == b.offset;
+  };
+  const auto [left, right] = std::mismatch(stored.tensors.begin(), stored.tensors.end(),
+                                           wanted.tensors.begin(), wanted.tensors.end(), is_same);
+  if (left == stored.tensors.end() && right == wanted.tensors.end() &&
+      stored.numel == wanted.numel) {
+    return "";
+  }
+  const auto index = static_cast<std::size_t>(left - stored.tensors.begin());
+  return str("tensor ", index, " is stored as ", described(stored.tensors, index),
+             ", this run has ", described(wanted.tensors, index));
 }
 
 // The first element whose bits differ, or -1.
@@ -155,6 +181,48 @@ const UnitTable& Checkpoint::unit(const std::string& role, const std::string& un
     refuse(folder_, str("holds no unit ", role, "/", unit));
   }
   return *found;
+}
+
+void Checkpoint::require_units(const std::vector<UnitTable>& wanted) const {
+  const auto refuse_other = [this](const std::string& what) {
+    throw Failure(Code::kChangedRun,
+                  str(folder_.string(), ": ", what,
+                      ". A run goes on with the networks that it was saved with: their size, "
+                      "attention and LoRA. For others give this run its own output_dir; it can "
+                      "start from exported weights (models.*.init_from)"));
+  };
+  using Place = std::pair<std::string, std::string>;  // role, unit
+  std::map<Place, const UnitTable*> stored;
+  std::set<std::string> stored_roles;
+  for (const UnitTable& table : units_) {
+    stored[{table.role, table.unit}] = &table;
+    stored_roles.insert(table.role);
+  }
+  std::set<Place> ours;
+  std::set<std::string> our_roles;
+  for (const UnitTable& table : wanted) {
+    ours.insert({table.role, table.unit});
+    our_roles.insert(table.role);
+    if (!stored_roles.contains(table.role)) {
+      const std::vector<std::string> roles(stored_roles.begin(), stored_roles.end());
+      refuse_other(str("holds no network ", table.role, ", its method was ",
+                       escape_control(state_.method), " and it holds ",
+                       escape_control(join_first(roles, roles.size()))));
+    }
+    const auto found = stored.find({table.role, table.unit});
+    if (found == stored.end()) {
+      refuse_other(str("the network ", table.role, " is stored without the unit ", table.unit));
+    }
+    if (const std::string what = first_difference(*found->second, table); !what.empty()) {
+      refuse_other(str("the network ", table.role, " is another in unit ", table.unit, ": ", what));
+    }
+  }
+  for (const UnitTable& table : units_) {
+    if (our_roles.contains(table.role) && !ours.contains({table.role, table.unit})) {
+      refuse_other(str("the network ", table.role, " is stored with a unit ",
+                       escape_control(table.unit), " that this run's does not have"));
+    }
+  }
 }
 
 void Checkpoint::load(const NamedPiece& piece) const {

@@ -220,6 +220,46 @@ TEST(Checkpoint, OtherPrecisionIsRefusedNotConverted) {
   EXPECT_EQ(failure_of([&] { read.load(wanted); }).first, Code::kBadCheckpoint);
 }
 
+TEST(Checkpoint, NetworksAreTheStoredOnesOrRefusedByTheFirstTensorThatIsNot) {
+  TempFolder run;
+  const Checkpoint read = Checkpoint::open(save_toy(run.where(), 1));
+  read.require_units(toy_units());
+  read.require_units({toy_units()[2]});  // the student is no matter to a run without one
+  const auto expect_refused = [&](const std::function<void(std::vector<UnitTable>&)>& change,
+                                  const std::string& told) {
+    std::vector<UnitTable> wanted = toy_units();
+    change(wanted);
+    const auto [code, message] = failure_of([&] { read.require_units(wanted); });
+    EXPECT_EQ(code, Code::kChangedRun) << told;
+    EXPECT_NE(message.find("checkpoint-1: "), std::string::npos) << message;
+    EXPECT_NE(message.find(told), std::string::npos) << message;
+    EXPECT_NE(message.find("output_dir"), std::string::npos) << message;
+  };
+  expect_refused(
+      [](auto& units) {
+        units[1].tensors[0].shape = {11, 7};
+      },
+      "the network student is another in unit blocks.0: tensor 0 is stored as "
+      "blocks.0.weight [7, 11], this run has blocks.0.weight [11, 7]");
+  expect_refused([](auto& units) { units[0].tensors[1].name = "head_in.lora_A"; },
+                 "is stored as head_in.bias [3], this run has head_in.lora_A [3]");
+  expect_refused([](auto& units) { std::swap(units[0].tensors[0], units[0].tensors[1]); },
+                 "tensor 0 is stored as head_in.weight [3, 5], this run has head_in.bias [3]");
+  expect_refused([](auto& units) { units[0].tensors.pop_back(); },
+                 "tensor 1 is stored as head_in.bias [3], this run has no tensor more");
+  expect_refused(
+      [](auto& units) {
+        units[0].tensors.push_back({"gate", {2}, 18});
+      },
+      "tensor 2 is stored as no tensor more, this run has gate [2]");
+  expect_refused([](auto& units) { units.erase(units.begin() + 1); },
+                 "the network student is stored with a unit blocks.0 that this run's does not");
+  expect_refused([](auto& units) { units.push_back(unit_of("student", "blocks.1", 7, 11)); },
+                 "the network student is stored without the unit blocks.1");
+  expect_refused([](auto& units) { units.push_back(unit_of("judge", "all", 2, 2)); },
+                 "holds no network judge, its method was distill and it holds critic, student");
+}
+
 // Damage
 
 TEST(Checkpoint, EachOfAThousandFlippedBitsAndCutsIsFound) {

@@ -242,11 +242,24 @@ struct Trainer::Impl {
     if (options.check_resume) {
       options.check_resume(checkpoint.state());
     }
+    checkpoint.require_units(tables());
     for (Role& one : roles) {
+      const auto updates = checkpoint.state().updates.find(one.name);
+      if (updates == checkpoint.state().updates.end()) {
+        throw InvalidInput(Code::kBadCheckpoint,
+                           str(checkpoint.folder().string(),
+                               ": tells no number of updates of the network ", one.name));
+      }
       if (one.ema && checkpoint.has(one.name, PieceKind::kEma)) {
         one.ema->start();
+      } else if (one.ema && one.ema->is_started()) {
+        throw Failure(
+            Code::kChangedRun,
+            str(checkpoint.folder().string(), ": holds no average of the network ", one.name,
+                ". Set callbacks.ema.start_iter to ", checkpoint.state().step + 1,
+                " for one that begins here, or callbacks.ema.decay to 0 for none"));
       }
-      one.optimizer->set_updates(checkpoint.state().updates.at(one.name));
+      one.optimizer->set_updates(updates->second);
     }
     for (const NamedPiece& piece : pieces()) {
       checkpoint.load(piece);

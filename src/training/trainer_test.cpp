@@ -7,6 +7,7 @@
 #include <thread>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -395,6 +396,88 @@ TEST(Trainer, AProfileOfAStoppedRunIsWhatThereIsOrSaysThatThereIsNone) {
   EXPECT_NE(none[0].find("no profile: the run stopped after 2 iterations"), std::string::npos)
       << none[0];
   EXPECT_FALSE(std::filesystem::exists(second));
+}
+
+// A checkpoint of the toy's networks after `change` to their tables.
+void save_changed(const Path& run, const std::function<void(std::vector<UnitTable>&)>& change) {
+  std::filesystem::create_directories(run);
+  const distributed::Mesh mesh = distributed::one_process();
+  ToyMethod method(mesh);
+  std::vector<UnitTable> tables;
+  for (const auto& [role, trained] : method.networks()) {
+    const std::vector<UnitTable> of_role = unit_tables(role, *trained.units);
+    tables.insert(tables.end(), of_role.begin(), of_role.end());
+  }
+  change(tables);
+  RunState state = toy_options(run).identity;
+  state.step = 1;
+  std::vector<NamedPiece> pieces;
+  for (const UnitTable& table : tables) {
+    state.updates[table.role] = 1;
+    for (const PieceKind kind : {PieceKind::kParameter, PieceKind::kMoment1, PieceKind::kMoment2}) {
+      pieces.push_back({.role = table.role,
+                        .unit = table.unit,
+                        .kind = kind,
+                        .begin = 0,
+                        .end = table.numel,
+                        .flat = at::zeros({table.numel}, at::kFloat)});
+    }
+  }
+  save_checkpoint(run, state, tables, pieces, {});
+}
+
+std::pair<Code, std::string> failure_of_run(const TrainerOptions& options) {
+  try {
+    run_toy(options);
+  } catch (const Failure& failure) {
+    return {failure.code(), failure.what()};
+  }
+  return {Code::kInternal, "no failure"};
+}
+
+TEST(Trainer, AResumeReadsNoOtherTensorsOfTheSameLength) {
+  TempFolder folder;
+  save_changed(folder.where() / "same", [](auto&) {});
+  EXPECT_EQ(run_toy(toy_options(folder.where() / "same", 2)).step, 2);
+  save_changed(folder.where() / "other", [](std::vector<UnitTable>& tables) {
+    for (UnitTable& table : tables) {
+      std::swap(table.tensors[1].shape[0], table.tensors[1].shape[1]);
+    }
+  });
+  const auto [code, message] = failure_of_run(toy_options(folder.where() / "other", 2));
+  EXPECT_EQ(code, Code::kChangedRun);
+  EXPECT_NE(message.find("linear.weight [6, 5], this run has linear.weight [5, 6]"),
+            std::string::npos)
+      << message;
+}
+
+TEST(Trainer, AResumeWithANetworkMoreSaysWhichOneIsNotStored) {
+  TempFolder folder;
+  save_changed(folder.where(), [](std::vector<UnitTable>& tables) {
+    std::erase_if(tables, [](const UnitTable& table) { return table.role == "critic"; });
+  });
+  const auto [code, message] = failure_of_run(toy_options(folder.where(), 2));
+  EXPECT_EQ(code, Code::kChangedRun);
+  EXPECT_NE(message.find("holds no network critic"), std::string::npos) << message;
+}
+
+TEST(Trainer, AnAverageThatIsNewIsAskedToBeginWithTheResume) {
+  TempFolder folder;
+  TrainerOptions options = toy_options(folder.where(), 4);
+  options.roles["student"].ema.reset();
+  run_toy(options);
+  options = toy_options(folder.where());
+  options.roles["student"].ema = EmaOptions{.decay = 0.9, .start_step = 0};
+  const auto [code, message] = failure_of_run(options);
+  EXPECT_EQ(code, Code::kChangedRun);
+  EXPECT_NE(message.find("checkpoint-4: holds no average of the network student. Set "
+                         "callbacks.ema.start_iter to 5"),
+            std::string::npos)
+      << message;
+  options.roles["student"].ema->start_step = 5;
+  EXPECT_EQ(run_toy(options).step, kSteps);
+  EXPECT_TRUE(
+      Checkpoint::open(checkpoint_folder(folder.where(), kSteps)).has("student", PieceKind::kEma));
 }
 
 TEST(Trainer, ARunThatIsDoneDoesNothingMore) {

@@ -204,6 +204,24 @@ def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
     assert train(fastwan, tmp_path, "--allow-change", "seed, training.optimizer.learning_rate").status == 0
 
 
+def test_a_checkpoint_of_other_networks_is_refused_whatever_is_allowed(fastwan, tmp_path):
+    lora = ["--models.student.lora.enable=true", "--models.student.lora.rank=4"]
+    allow = ["--allow-change", "config", "--allow-change", "dataset"]
+    for name, settings, made_with, gone_on_with, told in (
+            ("full", FINETUNE, [], lora, "the network student is another in unit root_in"),
+            ("rank", FINETUNE, lora, ["--models.student.lora.enable=true", "--models.student.lora.rank=2"],
+             "lora_A [4, 32], this run has"),
+            ("dense", FINETUNE, ["--models.student.attention_backend=vsa", "--training.vsa.sparsity=0.5"], [],
+             "the network student is another in unit block_0")):
+        write_recipe(tmp_path / name, settings, init="pretrained", steps=1)
+        assert train(fastwan, tmp_path / name, *made_with).status == 0
+        run = train(fastwan, tmp_path / name, *gone_on_with, *allow, "--training.loop.max_train_steps=2")
+        assert run.status == 8 and "error[changed_run]" in run.err and told in run.err, run
+    write_recipe(tmp_path / "full", DISTILL, steps=2)
+    run = train(fastwan, tmp_path / "full", *allow, "--models.student.attention_backend=dense")
+    assert run.status == 8 and "holds no network critic, its method was finetune" in run.err, run
+
+
 def logged_steps(folder):
     log = folder / "run" / "metrics.jsonl"
     return len(log.read_text().splitlines()) if log.exists() else 0
