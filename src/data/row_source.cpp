@@ -1,6 +1,7 @@
 #include "data/row_source.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "base/digest.h"
@@ -11,9 +12,9 @@
 namespace fastwan::data {
 namespace {
 
-class RowSource final : public Source {
+class ParquetRows final : public RowSource {
  public:
-  RowSource(const std::vector<DataFolder>& folders, const RowSourceOptions& options) {
+  ParquetRows(const std::vector<DataFolder>& folders, const RowSourceOptions& options) {
     Sha256 digest;
     const int64_t cache_share = options.cache_bytes / static_cast<int64_t>(folders.size());
     for (const DataFolder& it : folders) {
@@ -39,13 +40,13 @@ class RowSource final : public Source {
   std::string digest() const override { return digest_; }
 
   Example get(int64_t index) const override {
-    invariant(index >= 0 && index < size_, "an example's index is inside its source");
-    const auto after =
-        std::upper_bound(parts_.begin(), parts_.end(), index,
-                         [](int64_t wanted, const Part& part) { return wanted < part.first; });
-    const Part& part = *std::prev(after);
-    const int64_t row = (index - part.first) % part.rows->rows();
-    return example_of(part.rows->read(row), part.rows->place(row));
+    const auto [rows, row] = find(index);
+    return example_of(rows->read(row), rows->place(row));
+  }
+
+  std::string place(int64_t index) const override {
+    const auto [rows, row] = find(index);
+    return rows->place(row);
   }
 
  private:
@@ -53,6 +54,16 @@ class RowSource final : public Source {
     std::unique_ptr<io::RowReader> rows;
     int64_t first = 0;  // its first index
   };
+
+  std::pair<const io::RowReader*, int64_t> find(int64_t index) const {
+    invariant(index >= 0 && index < size_, "an example's index is inside its source");
+    const auto after =
+        std::upper_bound(parts_.begin(), parts_.end(), index,
+                         [](int64_t wanted, const Part& part) { return wanted < part.first; });
+    const Part& part = *std::prev(after);
+    return {part.rows.get(), (index - part.first) % part.rows->rows()};
+  }
+
   std::vector<Part> parts_;
   int64_t size_ = 0;
   std::string digest_;
@@ -81,9 +92,9 @@ std::vector<DataFolder> parse_data_path(const std::string& text) {
   return folders;
 }
 
-std::shared_ptr<const Source> open_row_source(const std::string& data_path,
-                                              const RowSourceOptions& options) {
-  return std::make_shared<RowSource>(parse_data_path(data_path), options);
+std::shared_ptr<const RowSource> open_row_source(const std::string& data_path,
+                                                 const RowSourceOptions& options) {
+  return std::make_shared<ParquetRows>(parse_data_path(data_path), options);
 }
 
 }  // namespace fastwan::data

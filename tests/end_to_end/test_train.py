@@ -10,9 +10,11 @@ import signal
 import subprocess
 import time
 
+import numpy
 import pytest
 
 from conftest import MODEL, PROMPT, Mp4, binary
+from test_rows import put, write
 
 STEPS = 20
 
@@ -206,20 +208,63 @@ def test_another_config_is_refused_until_it_is_allowed(fastwan, tmp_path):
 
 def test_a_checkpoint_of_other_networks_is_refused_whatever_is_allowed(fastwan, tmp_path):
     lora = ["--models.student.lora.enable=true", "--models.student.lora.rank=4"]
-    allow = ["--allow-change", "config", "--allow-change", "dataset"]
+    allow = ["--allow-change", "config,dataset"]
     for name, settings, made_with, gone_on_with, told in (
             ("full", FINETUNE, [], lora, "the network student is another in unit root_in"),
             ("rank", FINETUNE, lora, ["--models.student.lora.enable=true", "--models.student.lora.rank=2"],
-             "lora_A [4, 32], this run has"),
+             "to_k.lora_A.weight [4, 64], this run has blocks.0.attn1.to_k.lora_A.weight [2, 64]"),
             ("dense", FINETUNE, ["--models.student.attention_backend=vsa", "--training.vsa.sparsity=0.5"], [],
              "the network student is another in unit block_0")):
         write_recipe(tmp_path / name, settings, init="pretrained", steps=1)
         assert train(fastwan, tmp_path / name, *made_with).status == 0
         run = train(fastwan, tmp_path / name, *gone_on_with, *allow, "--training.loop.max_train_steps=2")
         assert run.status == 8 and "error[changed_run]" in run.err and told in run.err, run
-    write_recipe(tmp_path / "full", DISTILL, steps=2)
-    run = train(fastwan, tmp_path / "full", *allow, "--models.student.attention_backend=dense")
+    write_recipe(tmp_path / "full", DISTILL, attention="dense", vsa="", steps=2)
+    run = train(fastwan, tmp_path / "full", *allow)
     assert run.status == 8 and "holds no network critic, its method was finetune" in run.err, run
+
+
+def model_with(folder, component, **changes):
+    """The tests' model, one component's config changed; for networks that start from random weights."""
+    shutil.copytree(MODEL, folder)
+    for name, keys in {component: changes, **({"text_encoder": {"d_model": changes["text_dim"]}}
+                                              if "text_dim" in changes else {})}.items():
+        config = folder / name / "config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), **keys}))
+    return folder
+
+
+def test_networks_that_do_not_fit_each_other_are_refused_before_weights_are_read(fastwan, tmp_path):
+    narrow = model_with(tmp_path / "narrow", "transformer", text_dim=32)
+    few = model_with(tmp_path / "few", "transformer", in_channels=8, out_channels=8)
+    vae = few / "vae" / "config.json"
+    vae.write_text(json.dumps({**json.loads(vae.read_text()), "z_dim": 8, "latents_mean": [0.0] * 8,
+                               "latents_std": [1.0] * 8}))
+    write_recipe(tmp_path, DISTILL)
+    for role, model, told in (("teacher", narrow, "takes texts of 32 channels, the text encoder of"),
+                              ("critic", few, "takes latents of 8 channels, the VAE of")):
+        run = train(fastwan, tmp_path, f"--models.{role}.init_from={model}")
+        assert run.status == 2 and "error[conflict]" in run.err, run
+        assert f"models.{role}: {model}/transformer" in run.err and told in run.err, run
+        assert "loading" not in run.err, run
+
+
+@pytest.mark.parametrize("channels,width,told", [
+    (8, 64, "the latent has 8 channels, the VAE of"), (16, 48, "the text embedding has 48 channels, the text encoder")])
+def test_rows_of_another_model_are_refused_before_the_first_step(fastwan, tmp_path, channels, width, told):
+    rows = []
+    for i in range(4):
+        row = {"id": str(i), "caption": "a circle", "media_type": "video", "file_name": str(i), "width": 32,
+               "height": 32, "num_frames": 9, "duration_sec": 1.0, "fps": 9.0}
+        put(row, "vae_latent", numpy.zeros((channels, 3, 8, 8), numpy.float32))
+        put(row, "text_embedding", numpy.zeros((3, width), numpy.float32))
+        rows.append(row)
+    write(tmp_path / "rows.parquet", "t2v", rows)
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    run = train(fastwan, tmp_path, "--training.data.source=parquet", "--training.data.data_path=rows.parquet")
+    assert run.status == 3 and "error[bad_dataset]" in run.err, run
+    assert "rows.parquet, row 0: " + told in run.err, run
+    assert not list(tmp_path.glob("run/checkpoint-*"))
 
 
 def logged_steps(folder):

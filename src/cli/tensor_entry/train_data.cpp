@@ -107,12 +107,26 @@ shapes::IndexRange shapes_range(const config::Recipe& recipe) {
   return {.first = range.first + wanted.first_index, .count = wanted.count};
 }
 
+void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t text_width) {
+  const auto refuse = [&](const char* what, int64_t got, int64_t wanted, const char* whose) {
+    throw InvalidInput(Code::kBadDataset, str(data.rows ? data.rows->place(row) : str("clip ", row),
+                                              ": ", what, " has ", got, " channels, the ", whose,
+                                              " of ", data.folder.folder.string(), " has ", wanted,
+                                              ". Were these rows made with another model?"));
+  };
+  const int64_t latent_channels = data.folder.vae_config.z_dim;
+  if (channels != 0 && channels != latent_channels) {
+    refuse("the latent", channels, latent_channels, "VAE");
+  }
+  const int64_t text_dim = data.folder.text_encoder_config.d_model;
+  if (text_width != text_dim) {
+    refuse("the text embedding", text_width, text_dim, "text encoder");
+  }
+}
+
 TrainData make_data(const TrainContext& context, bool needs_latents) {
   const config::Recipe& recipe = context.recipe;
-  const std::string folder = recipe.training.model_path.empty()
-                                 ? recipe.models.at("student").init_from
-                                 : recipe.training.model_path;
-  TrainData out{.folder = layout::open_model_folder(context.folder_of(folder), {})};
+  TrainData out{.folder = layout::open_model_folder(context.folder_of(context.data_model()), {})};
   const config::Data& wanted = recipe.training.data;
   const bool is_zero = recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
   const bool makes_clips = wanted.source == config::DataSource::kShapes;
@@ -129,8 +143,9 @@ TrainData make_data(const TrainContext& context, bool needs_latents) {
                                : captioned_clips(context, *texts);
     return out;
   }
-  out.source = data::open_row_source(wanted.data_path);
-  const data::Example first = out.source->get(0);
+  out.source = out.rows = data::open_row_source(wanted.data_path);
+  const data::Example first = out.rows->get(0);
+  check_row(out, 0, first.latents.defined() ? first.latents.size(0) : 0, first.text.size(1));
   if (first.latents.defined()) {
     out.latent_shape = first.latents.sizes().vec();
   } else {

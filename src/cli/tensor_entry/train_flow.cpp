@@ -31,7 +31,9 @@ std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainC
   };
   const at::Tensor mean = per_channel(data.folder.vae_config.latents_mean);
   const at::Tensor deviation = per_channel(data.folder.vae_config.latents_std);
-  return [mean, deviation, device = context.device](const data::Batch& batch) {
+  return [mean, deviation, data, device = context.device](const data::Batch& batch) {
+    check_row(data, batch.rows.at(0), batch.latents.defined() ? batch.latents.size(1) : 0,
+              batch.text.size(2));
     training::MicroBatch out{.latents = {},
                              .text = batch.text.to(device, at::kFloat),
                              .slots = batch.slots,

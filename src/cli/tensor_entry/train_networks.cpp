@@ -101,6 +101,30 @@ RoleNetwork make_network(const TrainContext& context,
   return out;
 }
 
+// Every network of a run sees the same latents and the same texts. From the configs alone: before
+// any weight is read.
+void check_models(const TrainContext& context) {
+  const layout::ModelFolder data =
+      layout::open_model_folder(context.folder_of(context.data_model()), {});
+  for (const auto& [role, model] : context.recipe.models) {
+    const layout::ModelFolder folder =
+        layout::open_model_folder(context.folder_of(model.init_from), {});
+    const auto require_same = [&, &name = role](const char* what, int64_t got, int64_t wanted,
+                                                const char* whose) {
+      if (got != wanted) {
+        throw InvalidInput(
+            Code::kConflict,
+            str("models.", name, ": ", folder.transformer.string(), " takes ", what, " of ", got,
+                " channels, the ", whose, " of ", data.folder.string(), " makes ", wanted,
+                ". The networks of a run and training.model_path must agree"));
+      }
+    };
+    require_same("latents", folder.transformer_config.in_channels, data.vae_config.z_dim, "VAE");
+    require_same("texts", folder.transformer_config.text_dim, data.text_encoder_config.d_model,
+                 "text encoder");
+  }
+}
+
 void assign(const std::map<std::string, at::Tensor>& values, const torch::nn::Module& to) {
   const c10::NoGradGuard no_grad;
   for (const auto& parameter : to.named_parameters()) {
@@ -158,6 +182,7 @@ at::ScalarType compute_type(const config::Recipe& recipe) {
 
 RoleNetworks make_networks(const TrainContext& context) {
   const std::map<std::string, RoleModel>& models = context.recipe.models;
+  check_models(context);
   RoleNetworks networks;
   const auto add = [&](const std::string& role,
                        const std::shared_ptr<const training::Network>& base) {

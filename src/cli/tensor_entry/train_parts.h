@@ -14,6 +14,7 @@
 #include "base/watch.h"
 #include "config/recipe.h"
 #include "data/loader.h"
+#include "data/row_source.h"
 #include "data/shapes.h"
 #include "data/source.h"
 #include "distributed/comm.h"
@@ -35,6 +36,11 @@ struct TrainContext {
   const std::map<std::string, Path>& snapshots;  // config::TrainRun
   std::function<void(const std::string&)> on_note;
 
+  // The folder of VAE, text encoder and tokenizer, as the recipe names it.
+  const std::string& data_model() const {
+    const std::string& path = recipe.training.model_path;
+    return path.empty() ? recipe.models.at("student").init_from : path;
+  }
   // Where a model of the recipe lies.
   Path folder_of(const std::string& model) const {
     const auto found = snapshots.find(model);
@@ -93,6 +99,7 @@ struct RoleNetwork {
   std::string weights_digest;  // of a frozen one
 };
 using RoleNetworks = std::map<std::string, RoleNetwork>;
+// conflict where a role's latents or texts are not those of training.model_path.
 RoleNetworks make_networks(const TrainContext& context);
 
 data::shapes::Format shapes_format(const config::Recipe& recipe);
@@ -101,9 +108,13 @@ data::shapes::IndexRange shapes_range(const config::Recipe& recipe);
 struct TrainData {
   layout::ModelFolder folder;  // of VAE, text encoder and tokenizer
   std::shared_ptr<const data::Source> source;
-  at::Tensor unconditional;           // [L, text_dim] fp32 on the device
-  std::vector<int64_t> latent_shape;  // [C, T, H, W] of a sample
+  at::Tensor unconditional;                     // [L, text_dim] fp32 on the device
+  std::vector<int64_t> latent_shape;            // [C, T, H, W] of a sample
+  std::shared_ptr<const data::RowSource> rows;  // the source where it reads files, else null
 };
+// bad_dataset, naming the row's file, where latents or text are not of the model folder's widths.
+// `channels` 0: a row of text alone.
+void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t text_width);
 // Loads VAE and text encoder only where something must be encoded; `needs_latents`: whether the
 // method reads them. bad_value where a Parquet path is wanted and none is given.
 TrainData make_data(const TrainContext& context, bool needs_latents);
