@@ -267,6 +267,23 @@ def test_rows_of_another_model_are_refused_before_the_first_step(fastwan, tmp_pa
     assert not list(tmp_path.glob("run/checkpoint-*"))
 
 
+def test_fewer_processes_than_the_recipe_has_accumulate_its_batch(fastwan, tmp_path):
+    for name, method in (("finetune", FINETUNE), ("distill", DISTILL)):
+        for processes, accumulated in ((1, 4), (2, 2)):
+            folder = tmp_path / f"{name}-{processes}"
+            write_recipe(folder, method, steps=2, every=1)
+            flags = [f"--training.distributed.num_gpus={processes}",
+                     f"--training.loop.gradient_accumulation_steps={accumulated}"]
+            if processes == 2:  # in two goes: a resume finds its place in the data
+                assert train(fastwan, folder, *flags, "--training.loop.max_train_steps=1").status == 0
+            run = train(fastwan, folder, *flags)
+            assert run.status == 0, run
+            told = "the recipe is for 2 processes, this run has 1: an iteration accumulates 4 micro-batches of 2"
+            assert (told in run.err) == (processes == 2), run
+        assert state_digests(tmp_path / f"{name}-1", 2) == state_digests(tmp_path / f"{name}-2", 2)
+        assert metrics(tmp_path / f"{name}-1") == metrics(tmp_path / f"{name}-2")
+
+
 def logged_steps(folder):
     log = folder / "run" / "metrics.jsonl"
     return len(log.read_text().splitlines()) if log.exists() else 0

@@ -259,6 +259,24 @@ void check_export(const TrainContext& context) {
   training::check_export_target(recipe.training.checkpoint.export_path, in_use);
 }
 
+// Forwards of a process that make up its share of an iteration. An iteration is what the recipe
+// says, on however many processes: fewer make one behind the other what more make at once, the same
+// samples in the same groups.
+int64_t micro_batches(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const int64_t accumulated = recipe.training.loop.gradient_accumulation_steps;
+  const int64_t world = context.mesh.world->size();
+  const int64_t processes = recipe.training.distributed.num_gpus;
+  if (world == processes) {
+    return accumulated;
+  }
+  const int64_t batch = recipe.training.data.train_batch_size;
+  const int64_t count = std::max<int64_t>(1, config::global_batch(recipe) / (batch * world));
+  context.on_note(str("the recipe is for ", processes, " processes, this run has ", world,
+                      ": an iteration accumulates ", count, " micro-batches of ", batch));
+  return count;
+}
+
 config::TrainReport train(const TrainCall& call) {
   const Recipe& recipe = call.recipe;
   settle_device(call.run);
@@ -277,13 +295,14 @@ config::TrainReport train(const TrainCall& call) {
   check_export(context);
   const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
                            recipe.method.kind == config::MethodKind::kDistill;
+  const int64_t num_micro_batches = micro_batches(context);
   const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);
   data::Loader loader(
       setup.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
                      .global_batch = config::global_batch(recipe),
                      .rank = context.mesh.world->rank(),
                      .world = context.mesh.world->size(),
-                     .micro_batches = recipe.training.loop.gradient_accumulation_steps,
+                     .micro_batches = num_micro_batches,
                      .text_rows = recipe.training.data.text_len,
                      .latent_frames = setup.latent_frames,
                      .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
@@ -293,7 +312,7 @@ config::TrainReport train(const TrainCall& call) {
       .identity = identity_of(context, setup),
       .roles = role_options(recipe),
       .max_steps = recipe.training.loop.max_train_steps,
-      .micro_batches = recipe.training.loop.gradient_accumulation_steps,
+      .micro_batches = num_micro_batches,
       .max_grad_norm = recipe.callbacks.grad_clip.max_grad_norm,
       .max_seconds = recipe.training.loop.max_seconds,
       .checkpoint_every = saving.training_state_checkpointing_steps,
