@@ -179,6 +179,13 @@ def test_an_export_takes_nothing_with_it(fastwan, tmp_path, target, code, told):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_a_run_folder_that_cannot_be_made_is_named(fastwan, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    refused = train(fastwan, tmp_path, "--training.checkpoint.output_dir=file/run")
+    assert "error[not_found]" in refused.err and "cannot create folder file/run" in refused.err, refused
+
+
 def test_a_later_export_replaces_an_earlier_one(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=1)
     weights = tmp_path / "out" / "transformer" / "diffusion_pytorch_model.safetensors"

@@ -290,7 +290,11 @@ config::TrainReport train(const TrainCall& call) {
       .on_note = call.listener.on_note ? call.listener.on_note : [](const std::string&) {}};
   const config::Checkpoint& saving = recipe.training.checkpoint;
   const Path run = saving.output_dir;
-  std::filesystem::create_directories(run);
+  std::error_code error;
+  std::filesystem::create_directories(run, error);
+  if (error) {
+    throw_io_error(error.value(), run, "create folder");
+  }
 
   check_export(context);
   const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
