@@ -9,19 +9,23 @@
 namespace fastwan::cli {
 namespace {
 
-// Adapters are a file beside any base, in fp32, as the run exports them.
-void consolidate_lora(const ConsolidateCall& call,
-                      const std::vector<training::ExportTensor>& weights,
-                      const training::LoraOptions& options) {
+// What becomes one file has no other parts to take or link.
+void require_file_alone(const ConsolidateCall& call, const char* what) {
   if (!call.base.empty() || !call.dtype.empty() || call.links) {
-    throw InvalidInput(
-        Code::kConflict,
-        "the checkpoint holds adapters: they become a LoRA file in fp32, and --base, "
-        "--dtype and --link have no part in it. Leave them out");
+    throw InvalidInput(Code::kConflict, str("the checkpoint holds ", what,
+                                            " in fp32, and --base, --dtype and --link have no part "
+                                            "in it. Leave them out"));
   }
   if (std::filesystem::exists(call.to)) {
     throw Failure(Code::kExists, str(call.to.string(), " exists. Name another folder"));
   }
+}
+
+// Adapters are a file beside any base, in fp32, as the run exports them.
+void consolidate_lora(const ConsolidateCall& call,
+                      const std::vector<training::ExportTensor>& weights,
+                      const training::LoraOptions& options) {
+  require_file_alone(call, "adapters: they become a LoRA file");
   std::vector<models::NamedTensor> trained;
   for (const training::ExportTensor& weight : weights) {
     trained.push_back({.name = weight.name, .tensor = weight.value()});
@@ -38,24 +42,11 @@ Path base_of(const ConsolidateCall& call,
   return call.locate(role.second.init_from, found == commits.end() ? "" : found->second);
 }
 
-bool trains_flow(const config::Recipe& recipe) {
-  return recipe.method.kind == config::MethodKind::kFinetune ||
-         recipe.method.kind == config::MethodKind::kDistill;
-}
-
 // A feature net is one file in fp32 with no model folder around it, as the run exports it.
 void consolidate_features(const ConsolidateCall& call,
                           const config::Recipe& recipe,
                           const std::vector<training::ExportTensor>& weights) {
-  if (!call.base.empty() || !call.dtype.empty() || call.links) {
-    throw InvalidInput(
-        Code::kConflict,
-        "the checkpoint holds a feature net: it becomes one file in fp32, and --base, --dtype and "
-        "--link have no part in it. Leave them out");
-  }
-  if (std::filesystem::exists(call.to)) {
-    throw Failure(Code::kExists, str(call.to.string(), " exists. Name another folder"));
-  }
+  require_file_alone(call, "a feature net: it becomes one file");
   const Watch watch;
   export_shapes({.recipe = recipe, .watch = watch, .options = {.base = {}, .to = call.to}},
                 weights);

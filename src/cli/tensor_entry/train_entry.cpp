@@ -297,10 +297,8 @@ config::TrainReport train(const TrainCall& call) {
   }
 
   check_export(context);
-  const bool trains_flow = recipe.method.kind == config::MethodKind::kFinetune ||
-                           recipe.method.kind == config::MethodKind::kDistill;
   const int64_t num_micro_batches = micro_batches(context);
-  const TrainSetup setup = trains_flow ? setup_flow(context) : setup_shapes(context);
+  const TrainSetup setup = trains_flow(recipe) ? setup_flow(context) : setup_shapes(context);
   data::Loader loader(
       setup.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
                      .global_batch = config::global_batch(recipe),

@@ -80,6 +80,12 @@ TrainSetup setup_flow(const TrainContext& context);
 // vae, text, features: networks on procedural clips, their frames or their captions.
 TrainSetup setup_shapes(const TrainContext& context);
 
+// Whether a run trains a transformer, by setup_flow(); else by setup_shapes().
+inline bool trains_flow(const config::Recipe& recipe) {
+  return recipe.method.kind == config::MethodKind::kFinetune ||
+         recipe.method.kind == config::MethodKind::kDistill;
+}
+
 // What a run of setup_shapes() exports of its student's weights: a model folder with this VAE or
 // text encoder, or the file of a feature net. A VAE that was trained whole encodes clips of the
 // recipe on `device`, for its config's statistics of latents.
