@@ -184,6 +184,9 @@ Json report_document(const config::TrainReport& report) {
 }
 
 int train(const Program& program, const config::Recipe& recipe, const TrainFlags& flags) {
+  if (!flags.profile.empty()) {
+    require_writable_folder(Path(flags.profile).parent_path());
+  }
   const config::TrainRun run = run_of(program, recipe, flags);
   StopOnSignal signals({SIGUSR1});
   TrainProgressPrinter progress(flags.progress);

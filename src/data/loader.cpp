@@ -25,31 +25,6 @@ std::string shape_text(const at::Tensor& tensor) {
   return format_shape({tensor.sizes().data(), tensor.sizes().size()});
 }
 
-void check(const LoaderOptions& options, int64_t rows) {
-  const auto positive = [](int64_t value, const char* name) {
-    if (value < 1) {
-      throw InvalidInput(Code::kBadConfig, str(name, " must be at least 1, got ", value));
-    }
-  };
-  positive(options.global_batch, "the global batch");
-  positive(options.world, "the number of ranks");
-  positive(options.micro_batches, "the number of micro-batches");
-  positive(options.text_rows, "the number of text rows");
-  invariant(options.rank >= 0 && options.rank < options.world, "a rank is below their number");
-  if (options.global_batch % (options.world * options.micro_batches) != 0) {
-    throw InvalidInput(
-        Code::kBadConfig,
-        str("a global batch of ", options.global_batch, " cannot be split into ", options.world,
-            " ranks x ", options.micro_batches, " micro-batches. Choose a multiple of ",
-            options.world * options.micro_batches));
-  }
-  if (rows < options.global_batch) {
-    throw InvalidInput(Code::kBadDataset,
-                       str("the data set has ", rows, " rows, a global batch needs ",
-                           options.global_batch, ". Add rows or choose a smaller batch"));
-  }
-}
-
 at::Tensor first_frames(const Example& example, int64_t frames) {  // [C, T, H, W]
   if (frames == 0) {
     return example.latents;
@@ -105,11 +80,36 @@ at::Tensor join_texts(const std::vector<Example>& examples, int64_t text_rows) {
 
 }  // namespace
 
+void check_loader(const LoaderOptions& options, int64_t rows) {
+  const auto positive = [](int64_t value, const char* name) {
+    if (value < 1) {
+      throw InvalidInput(Code::kBadConfig, str(name, " must be at least 1, got ", value));
+    }
+  };
+  positive(options.global_batch, "the global batch");
+  positive(options.world, "the number of ranks");
+  positive(options.micro_batches, "the number of micro-batches");
+  positive(options.text_rows, "the number of text rows");
+  invariant(options.rank >= 0 && options.rank < options.world, "a rank is below their number");
+  if (options.global_batch % (options.world * options.micro_batches) != 0) {
+    throw InvalidInput(
+        Code::kBadConfig,
+        str("a global batch of ", options.global_batch, " cannot be split into ", options.world,
+            " ranks x ", options.micro_batches, " micro-batches. Choose a multiple of ",
+            options.world * options.micro_batches));
+  }
+  if (rows < options.global_batch) {
+    throw InvalidInput(Code::kBadDataset,
+                       str("the data set has ", rows, " rows, a global batch needs ",
+                           options.global_batch, ". Add rows or choose a smaller batch"));
+  }
+}
+
 // Micro-batch k of this rank is micro-batch k mod M of global batch k / M.
 struct Loader::Impl {
   Impl(std::shared_ptr<const Source> from, const LoaderOptions& with)
       : source(std::move(from)), options(with), rows(source->size()) {
-    check(options, rows);
+    check_loader(options, rows);
   }
 
   using Order = std::shared_ptr<const std::vector<int64_t>>;

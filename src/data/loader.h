@@ -41,10 +41,13 @@ struct LoaderOptions {
   int64_t threads = 1;        // that make them
 };
 
+// InvalidInput bad_config when the ranks and micro-batches do not divide the global batch;
+// bad_dataset when there are fewer rows than one global batch takes.
+void check_loader(const LoaderOptions& options, int64_t rows);
+
 class Loader {
  public:
-  // InvalidInput bad_config when the ranks and micro-batches do not divide the global batch;
-  // bad_dataset when the source has fewer rows than one global batch.
+  // Throws as check_loader().
   Loader(std::shared_ptr<const Source> source, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;

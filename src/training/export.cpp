@@ -239,6 +239,16 @@ Path unfinished_of(const Path& to) {
   return unfinished;
 }
 
+// The first folder above `to` that is there takes new folders.
+void check_place(const Path& to) {
+  Path above = fs::absolute(to).lexically_normal();
+  std::error_code error;
+  while (!fs::exists(above, error) && above.has_relative_path()) {
+    above = above.parent_path();
+  }
+  require_writable_folder(above);
+}
+
 // Without a slash at the end, links followed as far as there is something.
 Path plain(const Path& path) {
   const Path whole = fs::weakly_canonical(fs::absolute(path));
@@ -266,6 +276,7 @@ void check_export_target(const Path& to, std::span<const Path> in_use) {
   }
   check_replaceable(to);
   check_replaceable(unfinished_of(to));
+  check_place(to);
 }
 
 void mark_as_export(const Path& folder) {
@@ -318,7 +329,11 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
   check_against_config(weights, options.component,
                        options.base / options.component / "config.json");
   fs::remove_all(unfinished);
-  fs::create_directories(unfinished);
+  std::error_code error;
+  fs::create_directories(unfinished, error);
+  if (error) {
+    throw_io_error(error.value(), unfinished, "create folder");
+  }
   mark_as_export(unfinished);
   try {
     fill(unfinished, weights, options);

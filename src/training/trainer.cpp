@@ -158,6 +158,19 @@ std::vector<NamedPiece> named_pieces(const std::string& role,
   return out;
 }
 
+RunStart open_run(const Path& run,
+                  const ResumeChoice& choice,
+                  distributed::Comm& world,
+                  const std::function<void(const std::string&)>& on_note) {
+  RunStart start;
+  if (world.rank() == 0) {
+    start.lock = std::make_unique<RunLock>(run);
+  }
+  world.barrier();
+  start.checkpoint = find_checkpoint(run, choice, on_note);
+  return start;
+}
+
 std::unique_ptr<Optimizer> optimizer_of(Units& units, const RoleOptions& options) {
   if (options.takes_muon) {
     return std::make_unique<Muon>(units, options.adamw);
@@ -529,13 +542,8 @@ struct Trainer::Impl {
     return asked.item<int64_t>() > 0;
   }
 
-  TrainResult run() {
-    std::optional<RunLock> lock;
-    if (is_first_rank()) {
-      lock.emplace(options.run);
-    }
-    mesh.world->barrier();
-    if (const auto found = find_checkpoint(options.run, options.resume, hooks.on_note)) {
+  TrainResult run(const RunStart& from) {
+    if (const std::optional<Checkpoint>& found = from.checkpoint) {
       load(*found);
       hooks.on_note(str("resumed from ", found->folder().string(), ", step ", step));
       if (is_first_rank()) {
@@ -605,8 +613,13 @@ Trainer::Trainer(Method& method,
 
 Trainer::~Trainer() = default;
 
+TrainResult Trainer::run(const RunStart& start) {
+  return impl_->run(start);
+}
+
 TrainResult Trainer::run() {
-  return impl_->run();
+  const Impl& it = *impl_;
+  return run(open_run(it.options.run, it.options.resume, *it.mesh.world, it.hooks.on_note));
 }
 
 Ema* Trainer::ema(const std::string& role) {

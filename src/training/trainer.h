@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -91,6 +92,17 @@ struct TrainerHooks {
   std::stop_token stop;  // finish the iteration, commit, return
 };
 
+// A run folder that this process holds, and what the run goes on from.
+struct RunStart {
+  std::unique_ptr<RunLock> lock;  // of the first rank
+  std::optional<Checkpoint> checkpoint;
+};
+// All ranks. Throws as RunLock and find_checkpoint() do.
+RunStart open_run(const Path& run,
+                  const ResumeChoice& choice,
+                  distributed::Comm& world,
+                  const std::function<void(const std::string&)>& on_note);
+
 enum class Ended { kDone, kStopped };
 struct TrainResult {
   Ended ended = Ended::kDone;
@@ -110,9 +122,11 @@ class Trainer {
   Trainer(const Trainer&) = delete;
   Trainer& operator=(const Trainer&) = delete;
 
-  // Resumes as the options say, then runs to the end or to a stop. Holds the run folder's lock.
+  // Resumes, then runs to the end or to a stop. `start` is of options.run and outlives the call.
   // Failure non_finite (a dump non_finite-<step>.json is written); what checkpoints, loader and
   // method throw.
+  TrainResult run(const RunStart& start);
+  // From where the options say; holds the run folder meanwhile.
   TrainResult run();
 
   // A network's average of weights; nullptr without one.

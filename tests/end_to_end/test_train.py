@@ -1,4 +1,5 @@
 """`fastwan train`, as a user drives it: loss, stop and resume, exports that generate and that diffusers loads."""
+import fcntl
 import hashlib
 import json
 import math
@@ -256,22 +257,100 @@ def test_networks_that_do_not_fit_each_other_are_refused_before_weights_are_read
         assert "loading" not in run.err, run
 
 
+def write_rows(folder, kind="t2v", count=4, latent=(16, 3, 8, 8), width=64):
+    rows = []
+    for i in range(count):
+        row = {"id": str(i), "caption": "a circle", "media_type": "video", "file_name": str(i), "width": 32,
+               "height": 32, "num_frames": 9, "duration_sec": 1.0, "fps": 9.0}
+        put(row, "vae_latent", numpy.zeros(latent, numpy.float32))
+        put(row, "text_embedding", numpy.zeros((3, width), numpy.float32))
+        rows.append(row)
+    write(folder / "rows.parquet", kind, rows)
+
+
+ROWS = ["--training.data.source=parquet", "--training.data.data_path=rows.parquet"]
+
+
 @pytest.mark.parametrize("channels,width,told", [
     (8, 64, "the latent has 8 channels, the VAE of"), (16, 48, "the text embedding has 48 channels, the text encoder")])
 def test_rows_of_another_model_are_refused_before_the_first_step(fastwan, tmp_path, channels, width, told):
-    rows = []
-    for i in range(4):
-        row = {"id": str(i), "caption": "a circle", "media_type": "video", "file_name": str(i), "width": 32,
-               "height": 32, "num_frames": 9, "duration_sec": 1.0, "fps": 9.0}
-        put(row, "vae_latent", numpy.zeros((channels, 3, 8, 8), numpy.float32))
-        put(row, "text_embedding", numpy.zeros((3, width), numpy.float32))
-        rows.append(row)
-    write(tmp_path / "rows.parquet", "t2v", rows)
+    write_rows(tmp_path, latent=(channels, 3, 8, 8), width=width)
     write_recipe(tmp_path, FINETUNE, steps=1)
-    run = train(fastwan, tmp_path, "--training.data.source=parquet", "--training.data.data_path=rows.parquet")
+    run = train(fastwan, tmp_path, *ROWS)
     assert run.status == 3 and "error[bad_dataset]" in run.err, run
     assert "rows.parquet, row 0: " + told in run.err, run
     assert not list(tmp_path.glob("run/checkpoint-*"))
+
+
+def without_weights(component, cut=False):
+    """Makes a model folder whose component has no weights, or half of them."""
+    def make(folder):
+        shutil.copytree(MODEL, folder / "model")
+        for file in (folder / "model" / component).glob("*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-1000]) if cut else file.unlink()
+    return make
+
+
+def with_two_experts(folder):
+    shutil.copytree(MODEL, folder / "model")
+    shutil.copytree(MODEL / "transformer", folder / "model" / "transformer_2")
+    index = folder / "model" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()),
+                                 "transformer_2": ["diffusers", "WanTransformer3DModel"]}))
+
+
+SHOWS = ["--callbacks.validation.every_steps=2", "--callbacks.validation.sampling_steps=1"]
+
+
+@pytest.mark.parametrize("settings,flags,make,code,told", [
+    (FINETUNE, ["--resume", "latest"], None, "not_found", "run holds no checkpoint"),
+    (FINETUNE, ["--resume", "elsewhere"], None, "not_found", "elsewhere"),
+    (FINETUNE, ["--training.checkpoint.export_path=recipe.yaml/x"], None, "not_found", "recipe.yaml is not a folder"),
+    (FINETUNE, ["--profile", "recipe.yaml/trace.json"], None, "not_found", "recipe.yaml is not a folder"),
+    (FINETUNE, ["--training.data.shapes.count=2"], None, "bad_dataset", "a global batch needs 4"),
+    (FINETUNE, ["--training.data.num_height=36"], None, "conflict", "patches of 1x2x2, those of this run are 3x9x8"),
+    (FINETUNE, ["--training.data.num_height=34"], None, "conflict", "must be multiples of 4, got 34 and 32"),
+    (FINETUNE, ROWS, lambda f: write_rows(f, count=2), "bad_dataset", "a global batch needs 4"),
+    (FINETUNE, ROWS, lambda f: write_rows(f, latent=(16, 2, 8, 8)), "bad_dataset", "row 0 has 2 latent frames"),
+    (FINETUNE, ROWS, lambda f: write_rows(f, latent=(16, 3, 7, 8)), "conflict", "those of this run are 3x7x8"),
+    (FINETUNE, ROWS, lambda f: write_rows(f, "text_only"), "bad_dataset", "rows.parquet, row 0 has no latents"),
+    (FINETUNE, [*SHOWS, "--callbacks.validation.dataset_file=none.json"], None, "not_found", "none.json"),
+    (FINETUNE, [*SHOWS, "--callbacks.validation.prompts=a", "--callbacks.validation.num_frames=6"], None, "bad_value", "4k+1"),
+    (FINETUNE, [*SHOWS, "--callbacks.validation.prompts=a\udcff"], None, "not_utf8", "UTF-8"),
+    (FINETUNE, [*SHOWS, *ROWS, "--callbacks.validation.prompts=a", "--training.model_path=model"],
+     lambda f: (write_rows(f), without_weights("vae")(f)), "not_found", "model/vae"),
+    (FINETUNE, ["--pipeline.negative_prompt=a\udcff"], None, "not_utf8", "UTF-8"),
+    (FINETUNE, ["--training.model_path=model"], without_weights("text_encoder"), "not_found", "model/text_encoder"),
+    (DISTILL, ["--models.student.init_from=model"], without_weights("transformer"), "not_found", "model/transformer"),
+    (DISTILL, ["--models.teacher.init_from=model"], without_weights("transformer", cut=True), "bad_offsets", "model/transformer"),
+    (DISTILL, ["--models.teacher.init_from=model"], with_two_experts, "unsupported_model", "models.teacher.init_from"),
+    (DISTILL, ["--models.student.lora.enable=true", "--models.student.lora.target_modules=nothing"], None, "bad_value",
+     "lora.target_modules")])
+def test_mistakes_in_configs_folders_and_first_rows_are_told_before_a_network_is_loaded(
+        fastwan, tmp_path, settings, flags, make, code, told):
+    write_recipe(tmp_path, settings, steps=1)
+    if make:
+        make(tmp_path)
+    run = train(fastwan, tmp_path, *flags)
+    assert f"error[{code}]" in run.err and told in run.err, run
+    assert "loading" not in run.err and not list(tmp_path.glob("run/checkpoint-*")), run
+
+
+def test_a_run_that_cannot_go_on_says_so_before_a_network_is_loaded(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    first = train(fastwan, tmp_path)
+    assert first.status == 0 and "loading student" in first.err, first
+    state = next((tmp_path / "run" / "checkpoint-1").glob("state-*"))
+    whole = state.read_bytes()
+    with open(tmp_path / "run" / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = [("locked", train(fastwan, tmp_path))]
+    refused += [("changed_run", train(fastwan, tmp_path, "--training.optimizer.learning_rate=1")),
+                ("exists", train(fastwan, tmp_path, "--resume", "none"))]
+    state.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused.append(("bad_checkpoint", train(fastwan, tmp_path, "--resume", "latest")))
+    for code, run in refused:
+        assert f"error[{code}]" in run.err and "loading" not in run.err, run
 
 
 def test_fewer_processes_than_the_recipe_has_accumulate_its_batch(fastwan, tmp_path):

@@ -11,6 +11,7 @@
 #include "data/latent_pool.h"
 #include "data/row_source.h"
 #include "data/shapes.h"
+#include "data/shapes_source.h"
 #include "models/umt5.h"
 #include "models/wan_vae.h"
 #include "text/tokenizer.h"
@@ -23,16 +24,24 @@ namespace shapes = data::shapes;
 // Text encoder and tokenizer, loaded once and let go after the last text.
 class Texts {
  public:
-  Texts(const TrainContext& context, const layout::ModelFolder& folder)
-      : tokenizer_(text::open_tokenizer(folder.tokenizer)),
-        encoder_(models::load_umt5(folder.text_encoder, {.device = context.device})) {}
+  Texts(const TrainContext& context, const TrainData& data)
+      : tokenizer_(data.tokenizer),
+        encoder_(models::load_umt5(data.folder.text_encoder, {.device = context.device})) {}
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   const models::Umt5& encoder() const { return *encoder_; }
 
  private:
-  std::unique_ptr<text::Tokenizer> tokenizer_;
+  std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::shared_ptr<models::Umt5> encoder_;
 };
+
+bool makes_clips(const config::Recipe& recipe) {
+  return recipe.training.data.source == config::DataSource::kShapes;
+}
+
+bool has_zero_text(const config::Recipe& recipe) {
+  return recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
+}
 
 std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
                                                   const layout::ModelFolder& folder,
@@ -124,39 +133,86 @@ void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t tex
   }
 }
 
-TrainData make_data(const TrainContext& context, bool needs_latents) {
-  const config::Recipe& recipe = context.recipe;
-  TrainData out{.folder = layout::open_model_folder(context.folder_of(context.data_model()), {})};
-  const config::Data& wanted = recipe.training.data;
-  const bool is_zero = recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
-  const bool makes_clips = wanted.source == config::DataSource::kShapes;
-  std::optional<Texts> texts;
-  if (makes_clips || !is_zero) {  // rows bring their own embeddings
-    texts.emplace(context, out.folder);
-  }
-  out.unconditional = is_zero ? zero_text(context, out.folder) : negative_text(context, *texts);
-  if (makes_clips) {
-    const layout::LatentSize size =
-        layout::latent_size(out.folder, wanted.num_frames, wanted.num_height, wanted.num_width);
-    out.latent_shape = {size.channels, size.frames, size.height, size.width};
-    out.source = needs_latents ? encoded_clips(context, out.folder, *texts)
-                               : captioned_clips(context, *texts);
-    return out;
-  }
-  out.source = out.rows = data::open_row_source(wanted.data_path);
+namespace {
+
+// The size of videos that the recipe gives, as latents.
+std::vector<int64_t> wanted_latent(const config::Data& wanted, const layout::ModelFolder& folder) {
+  layout::check_pixels(wanted.num_height, wanted.num_width, inputs_of(folder));
+  const layout::LatentSize size =
+      layout::latent_size(folder, wanted.num_frames, wanted.num_height, wanted.num_width);
+  return {size.channels, size.frames, size.height, size.width};
+}
+
+void open_rows(const config::Data& wanted, bool needs_latents, TrainData& out) {
+  out.rows = data::open_row_source(wanted.data_path);
+  out.num_rows = out.rows->size();
   const data::Example first = out.rows->get(0);
   check_row(out, 0, first.latents.defined() ? first.latents.size(0) : 0, first.text.size(1));
-  if (first.latents.defined()) {
-    out.latent_shape = first.latents.sizes().vec();
+  if (!first.latents.defined()) {
+    if (needs_latents) {
+      throw InvalidInput(Code::kBadDataset,
+                         str(out.rows->place(0),
+                             " has no latents, which this method trains on. Rows of text alone are "
+                             "for method distill with rollout_mode simulate"));
+    }
+    out.latent_shape = wanted_latent(wanted, out.folder);
   } else {
-    const layout::LatentSize size =
-        layout::latent_size(out.folder, wanted.num_frames, wanted.num_height, wanted.num_width);
-    out.latent_shape = {size.channels, size.frames, size.height, size.width};
+    out.latent_shape = first.latents.sizes().vec();
+    if (out.latent_shape[1] < wanted.num_latent_t) {
+      throw InvalidInput(Code::kBadDataset,
+                         str(out.rows->place(0), " has ", out.latent_shape[1],
+                             " latent frames, training.data wants ", wanted.num_latent_t));
+    }
   }
   if (wanted.num_latent_t > 0) {
     out.latent_shape[1] = wanted.num_latent_t;
   }
+}
+
+}  // namespace
+
+layout::TrainingInputs inputs_of(const layout::ModelFolder& folder) {
+  return {.model = folder.folder.string(),
+          .latent_channels = folder.vae_config.z_dim,
+          .pixels_a_latent = folder.vae_config.scale_factor_spatial,
+          .text_width = folder.text_encoder_config.d_model};
+}
+
+TrainData open_data(const TrainContext& context, bool needs_latents) {
+  const config::Recipe& recipe = context.recipe;
+  const config::Data& wanted = recipe.training.data;
+  TrainData out{.folder = layout::open_model_folder(context.folder_of(context.data_model()), {})};
+  if (makes_clips(recipe)) {
+    const data::ShapesSource clips(shapes_format(recipe), static_cast<uint64_t>(wanted.shapes.seed),
+                                   shapes_range(recipe));
+    out.num_rows = clips.size();
+    out.latent_shape = wanted_latent(wanted, out.folder);
+  } else {
+    open_rows(wanted, needs_latents, out);
+  }
+  if (makes_clips(recipe) || !has_zero_text(recipe) ||
+      recipe.callbacks.validation.every_steps > 0) {
+    out.tokenizer = text::open_tokenizer(out.folder.tokenizer);
+    out.tokenizer->encode(recipe.pipeline.negative_prompt);  // a text that is none is refused now
+  }
   return out;
+}
+
+void encode_data(const TrainContext& context, bool needs_latents, TrainData& data) {
+  const config::Recipe& recipe = context.recipe;
+  std::optional<Texts> texts;
+  if (makes_clips(recipe) || !has_zero_text(recipe)) {  // rows bring their own embeddings
+    texts.emplace(context, data);
+  }
+  data.unconditional =
+      has_zero_text(recipe) ? zero_text(context, data.folder) : negative_text(context, *texts);
+  if (!makes_clips(recipe)) {
+    data.source = data.rows;
+  } else {
+    data.source = needs_latents ? encoded_clips(context, data.folder, *texts)
+                                : captioned_clips(context, *texts);
+  }
+  data.tokenizer.reset();
 }
 
 }  // namespace fastwan::cli

@@ -80,7 +80,8 @@ std::string origin_of(const Commits& commits, const std::string& key) {
   return found == commits.end() ? "a folder" : "snapshot " + found->second + " of the hub cache";
 }
 
-// Refuses to go on with what is not the stored run, listing every difference.
+// Refuses to go on with what is not the stored run, listing every difference. `ours` may have no
+// digest of the data yet.
 void check_same_run(const training::RunState& stored,
                     const training::RunState& ours,
                     const Recipe& recipe,
@@ -103,7 +104,8 @@ void check_same_run(const training::RunState& stored,
       differences.push_back(str(change.key, " was ", change.before, ", is ", change.after));
     }
   }
-  if (stored.data_digest != ours.data_digest && !is_allowed("dataset")) {
+  const bool is_known = !ours.data_digest.empty();
+  if (is_known && stored.data_digest != ours.data_digest && !is_allowed("dataset")) {
     differences.emplace_back("the data are others");
   }
   if (stored.world != ours.world && !is_allowed("world_size")) {
@@ -199,14 +201,14 @@ bool tracks(const Recipe& recipe, const char* tracker) {
   return std::find(all.begin(), all.end(), tracker) != all.end();
 }
 
-training::RunState identity_of(const TrainContext& context, const TrainSetup& setup) {
+training::RunState identity_of(const TrainContext& context, const TrainDraft& draft) {
   const Recipe& recipe = context.recipe;
   training::RunState state{.method = config::name_of(recipe.method.kind),
                            .config = config::to_yaml(recipe),
                            .seed = static_cast<uint64_t>(recipe.training.data.seed),
-                           .data_digest = setup.source->digest(),
+                           .data_digest = draft.data_digest,
                            .world = context.mesh.world->size(),
-                           .frozen = setup.frozen,
+                           .frozen = draft.frozen,
                            .snapshots = snapshot_commits(context)};
   state.environment = {{"program", kVersion},
                        {"torch", TORCH_VERSION},
@@ -296,22 +298,34 @@ config::TrainReport train(const TrainCall& call) {
     throw_io_error(error.value(), run, "create folder");
   }
 
+  // Cheap mistakes first: nothing before load() reads weights, but for a checkpoint's digests.
   check_export(context);
   const int64_t num_micro_batches = micro_batches(context);
-  const TrainSetup setup = trains_flow(recipe) ? setup_flow(context) : setup_shapes(context);
-  data::Loader loader(
-      setup.source, {.seed = static_cast<uint64_t>(recipe.training.data.seed),
-                     .global_batch = config::global_batch(recipe),
-                     .rank = context.mesh.world->rank(),
-                     .world = context.mesh.world->size(),
-                     .micro_batches = num_micro_batches,
-                     .text_rows = recipe.training.data.text_len,
-                     .latent_frames = setup.latent_frames,
-                     .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)});
+  const TrainDraft draft = trains_flow(recipe) ? draft_flow(context) : draft_shapes(context);
+  const data::LoaderOptions loading{
+      .seed = static_cast<uint64_t>(recipe.training.data.seed),
+      .global_batch = config::global_batch(recipe),
+      .rank = context.mesh.world->rank(),
+      .world = context.mesh.world->size(),
+      .micro_batches = num_micro_batches,
+      .text_rows = recipe.training.data.text_len,
+      .latent_frames = draft.latent_frames,
+      .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)};
+  data::check_loader(loading, draft.num_rows);
+  training::RunState identity = identity_of(context, draft);
+  const training::RunStart start = training::open_run(
+      run, training::read_resume_choice(call.run.resume), *context.mesh.world, context.on_note);
+  if (start.checkpoint) {
+    check_same_run(start.checkpoint->state(), identity, recipe, call.run.allow_change);
+  }
+
+  const TrainSetup setup = draft.load();
+  identity.data_digest = setup.source->digest();
+  data::Loader loader(setup.source, loading);
 
   training::TrainerOptions options{
       .run = run,
-      .identity = identity_of(context, setup),
+      .identity = std::move(identity),
       .roles = role_options(recipe),
       .max_steps = recipe.training.loop.max_train_steps,
       .micro_batches = num_micro_batches,
@@ -321,7 +335,6 @@ config::TrainReport train(const TrainCall& call) {
       .save = {.max_file_bytes = saving.max_file_bytes,
                .limit = saving.checkpoints_total_limit,
                .on_note = context.on_note},
-      .resume = training::read_resume_choice(call.run.resume),
       .log_every = recipe.training.tracker.log_every_steps,
       .writes_jsonl = tracks(recipe, "jsonl"),
       .writes_csv = tracks(recipe, "csv"),
@@ -375,7 +388,7 @@ config::TrainReport train(const TrainCall& call) {
   training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options),
                             std::move(hooks));
   running = &trainer;
-  const training::TrainResult result = trainer.run();
+  const training::TrainResult result = trainer.run(start);
   report.step = result.step;
   report.checkpoint = result.checkpoint;
   report.is_complete = result.ended == training::Ended::kDone;

@@ -85,31 +85,37 @@ Previews previews_of(const Recipe& recipe, const training::Method& method) {
 
 }  // namespace
 
-TrainSetup setup_flow(const TrainContext& context) {
+namespace {
+
+// What is known before weights are read.
+struct FlowDraft {
+  bool needs_latents = true;
+  TrainData data;
+  NetworkDrafts networks;
+  std::shared_ptr<Validation> validation;  // null: none is wanted
+};
+
+TrainSetup load_flow(const TrainContext& context, FlowDraft& draft) {
   const Recipe& recipe = context.recipe;
-  const auto networks = std::make_shared<const RoleNetworks>(make_networks(context));
-  const bool needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
-                             recipe.method.rollout_mode != config::RolloutMode::kSimulate;
-  const TrainData data = make_data(context, needs_latents);
+  // The encoders come and go before the networks take their memory.
+  encode_data(context, draft.needs_latents, draft.data);
+  if (draft.validation) {
+    draft.validation->encode_prompts();
+  }
+  const TrainData& data = draft.data;
+  const auto networks =
+      std::make_shared<const RoleNetworks>(load_networks(context, draft.networks));
+  draft.networks.clear();  // their files need not stay open
   TrainSetup setup{.source = data.source,
                    .prepare = preparation(context, data),
-                   .frozen = {},
-                   .latent_frames = recipe.training.data.num_latent_t,
                    .tokens_per_step = tokens_of_step(recipe, *networks, data),
                    .write_export = {},
+                   .validation = draft.validation,
                    .method = make_method(context, *networks, data)};
-  for (const auto& [role, one] : *networks) {
-    if (!recipe.models.at(role).trainable || one.lora) {
-      setup.frozen[role] = one.weights_digest;
-    }
-  }
   setup.operations = operations_of(recipe, networks, data, *setup.method);
-  if (recipe.training.tracker.log_visualization && recipe.callbacks.validation.every_steps == 0) {
-    context.on_note(
-        "training.tracker.log_visualization shows nothing without callbacks.validation");
+  if (setup.validation) {
+    setup.validation->lend(networks->at(kStudent).network, previews_of(recipe, *setup.method));
   }
-  setup.validation =
-      make_validation(context, networks->at(kStudent), data, previews_of(recipe, *setup.method));
   setup.write_export = [&recipe, networks](const Path& to) {
     write_student(recipe, networks->at(kStudent), to);
   };
@@ -118,6 +124,33 @@ TrainSetup setup_flow(const TrainContext& context) {
                          {{"negative_prompt_embeds", negative.unsqueeze(0)}});
   };
   return setup;
+}
+
+}  // namespace
+
+TrainDraft draft_flow(const TrainContext& context) {
+  const Recipe& recipe = context.recipe;
+  const auto draft = std::make_shared<FlowDraft>();
+  draft->needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
+                         recipe.method.rollout_mode != config::RolloutMode::kSimulate;
+  draft->data = open_data(context, draft->needs_latents);
+  draft->networks = draft_networks(context, draft->data);
+  if (recipe.training.tracker.log_visualization && recipe.callbacks.validation.every_steps == 0) {
+    context.on_note(
+        "training.tracker.log_visualization shows nothing without callbacks.validation");
+  }
+  draft->validation = make_validation(context, draft->networks.at(kStudent).folder, draft->data);
+  TrainDraft out{.data_digest = draft->data.rows ? draft->data.rows->digest() : "",
+                 .num_rows = draft->data.num_rows,
+                 .latent_frames = recipe.training.data.num_latent_t};
+  for (const auto& [role, model] : recipe.models) {
+    if (!model.trainable || model.lora.enable) {
+      const auto& files = draft->networks.at(role).files;
+      out.frozen[role] = files ? files->digest() : "";
+    }
+  }
+  out.load = [&context, draft] { return load_flow(context, *draft); };
+  return out;
 }
 
 training::ExportOptions export_options(const Recipe& recipe,

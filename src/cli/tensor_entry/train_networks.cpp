@@ -7,8 +7,9 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "cli/tensor_entry/train_parts.h"
-#include "io/safetensors.h"
+#include "models/layout/tensors.h"
 #include "models/wan_dit.h"
+#include "models/wan_dit_files.h"
 #include "ops/attention.h"
 #include "training/random_start.h"
 
@@ -46,34 +47,54 @@ training::Recompute recompute_of(const config::Recipe& recipe, const RoleModel& 
   }
 }
 
-// `base`: whose frozen weights are this network's too, or null.
-RoleNetwork make_network(const TrainContext& context,
-                         const std::string& role,
-                         const RoleModel& model,
-                         const std::shared_ptr<const training::Network>& base) {
-  const config::Recipe& recipe = context.recipe;
-  RoleNetwork out{.folder = layout::open_model_folder(context.folder_of(model.init_from), {})};
+NetworkDraft draft_network(const TrainContext& context,
+                           const TrainData& data,
+                           const std::string& role,
+                           const RoleModel& model) {
+  NetworkDraft out{.folder = layout::open_model_folder(context.folder_of(model.init_from), {}),
+                   .attention = attention_of(context.recipe, model)};
   if (out.folder.transformer_2) {
     throw InvalidInput(Code::kUnsupportedModel,
                        str("models.", role, ".init_from ", model.init_from,
                            " has two experts; training of one network at a time is what there is"));
   }
-  const std::shared_ptr<const ops::Attention> attention = attention_of(recipe, model);
+  const layout::TrainedNetwork network{.role = role,
+                                       .place = out.folder.transformer.string(),
+                                       .config = out.folder.transformer_config};
+  layout::check_inputs(network, inputs_of(data.folder));
+  layout::check_patches(network, {.channels = data.latent_shape[0],
+                                  .frames = data.latent_shape[1],
+                                  .height = data.latent_shape[2],
+                                  .width = data.latent_shape[3]});
+  out.config = out.folder.transformer_config;
+  out.config.is_gated = out.attention->wants_gate();
+  if (model.lora.enable) {
+    layout::lora_modules(out.config, model.lora.target_modules);
+  }
+  if (model.init != config::WeightsInit::kRandom) {
+    out.files =
+        std::make_shared<const io::WeightFiles>(io::WeightFiles::open(out.folder.transformer));
+    models::check_wan_dit_files(out.config, *out.files);
+  }
+  return out;
+}
+
+// `base`: whose frozen weights are this network's too, or null.
+RoleNetwork load_network(const TrainContext& context,
+                         const NetworkDraft& draft,
+                         const RoleModel& model,
+                         const std::shared_ptr<const training::Network>& base) {
+  const config::Recipe& recipe = context.recipe;
+  RoleNetwork out{.folder = draft.folder};
   const models::RoundingProfile profile = training::training_profile(compute_type(recipe));
-  const bool is_random = model.init == config::WeightsInit::kRandom;
   std::shared_ptr<models::WanDit> dit;
-  std::optional<io::WeightFiles> files;
-  if (is_random) {
-    layout::WanDitConfig config = out.folder.transformer_config;
-    config.is_gated = attention->wants_gate();
-    dit = std::make_shared<models::WanDit>(config, attention, profile, context.device);
-    training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed));
-  } else {
-    files = io::WeightFiles::open(out.folder.transformer);
+  if (draft.files) {
     dit = models::load_wan_dit(
-        out.folder.transformer_config, *files, attention,
+        draft.config, *draft.files, draft.attention,
         {.profile = profile, .device = context.device, .on_note = context.on_note});
-    out.weights_digest = files->digest();
+  } else {
+    dit = std::make_shared<models::WanDit>(draft.config, draft.attention, profile, context.device);
+    training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed));
   }
   training::NetworkOptions options{.is_trainable = model.trainable,
                                    .recompute = recompute_of(recipe, model),
@@ -87,42 +108,18 @@ RoleNetwork make_network(const TrainContext& context,
   }
   out.network = std::make_shared<training::Network>(dit, options, context.mesh);
   if (model.trainable && compute_type(recipe) == at::kBFloat16 && !out.lora) {
-    if (is_random) {
-      out.network->units().initialise(
-          [&] { training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed)); });
-    } else {
+    if (draft.files) {
       const auto exact = models::load_wan_dit(
-          out.folder.transformer_config, *files, attention,
+          draft.config, *draft.files, draft.attention,
           {.profile = models::RoundingProfile::fp32(), .device = at::kCPU, .on_note = {}});
       // The masters must not be rounded first: the file's values, not the network's.
       out.network->units().initialise([&] { copy_values(*exact, *dit); });
+    } else {
+      out.network->units().initialise(
+          [&] { training::fill_random(*dit, static_cast<uint64_t>(recipe.training.data.seed)); });
     }
   }
   return out;
-}
-
-// Every network of a run sees the same latents and the same texts. From the configs alone: before
-// any weight is read.
-void check_models(const TrainContext& context) {
-  const layout::ModelFolder data =
-      layout::open_model_folder(context.folder_of(context.data_model()), {});
-  for (const auto& [role, model] : context.recipe.models) {
-    const layout::ModelFolder folder =
-        layout::open_model_folder(context.folder_of(model.init_from), {});
-    const auto require_same = [&, &name = role](const char* what, int64_t got, int64_t wanted,
-                                                const char* whose) {
-      if (got != wanted) {
-        throw InvalidInput(
-            Code::kConflict,
-            str("models.", name, ": ", folder.transformer.string(), " takes ", what, " of ", got,
-                " channels, the ", whose, " of ", data.folder.string(), " makes ", wanted,
-                ". The networks of a run and training.model_path must agree"));
-      }
-    };
-    require_same("latents", folder.transformer_config.in_channels, data.vae_config.z_dim, "VAE");
-    require_same("texts", folder.transformer_config.text_dim, data.text_encoder_config.d_model,
-                 "text encoder");
-  }
 }
 
 void assign(const std::map<std::string, at::Tensor>& values, const torch::nn::Module& to) {
@@ -180,16 +177,23 @@ at::ScalarType compute_type(const config::Recipe& recipe) {
   return at::kBFloat16;
 }
 
-RoleNetworks make_networks(const TrainContext& context) {
+NetworkDrafts draft_networks(const TrainContext& context, const TrainData& data) {
+  NetworkDrafts drafts;
+  for (const auto& [role, model] : context.recipe.models) {
+    drafts.emplace(role, draft_network(context, data, role, model));
+  }
+  return drafts;
+}
+
+RoleNetworks load_networks(const TrainContext& context, const NetworkDrafts& drafts) {
   const std::map<std::string, RoleModel>& models = context.recipe.models;
-  check_models(context);
   RoleNetworks networks;
   const auto add = [&](const std::string& role,
                        const std::shared_ptr<const training::Network>& base) {
     const RoleModel& model = models.at(role);
     context.watch.throw_if_stopped();
     context.on_note(str("loading ", role, " from ", model.init_from));
-    networks.emplace(role, make_network(context, role, model, base));
+    networks.emplace(role, load_network(context, drafts.at(role), model, base));
   };
   std::shared_ptr<const training::Network> base;
   if (models.at("student").lora.shared_base) {

@@ -18,7 +18,11 @@
 #include "data/shapes.h"
 #include "data/source.h"
 #include "distributed/comm.h"
+#include "io/safetensors.h"
 #include "models/layout/model_folder.h"
+#include "models/layout/training_fit.h"
+#include "ops/attention.h"
+#include "text/tokenizer.h"
 #include "training/export.h"
 #include "training/lora.h"
 #include "training/method.h"
@@ -59,12 +63,10 @@ void copy_values(const std::vector<training::ExportTensor>& from, const torch::n
 
 class Validation;  // train_validation.h
 
-// A run as the trainer takes it, whatever its method.
+// A run as the trainer takes it, whatever its method: everything is loaded.
 struct TrainSetup {
   std::shared_ptr<const data::Source> source;
   std::function<training::MicroBatch(const data::Batch&)> prepare;
-  std::map<std::string, std::string> frozen;       // digests of weights by role; under adapters too
-  int64_t latent_frames = 0;                       // the first so many of each row; 0: all
   int64_t tokens_per_step = 0;                     // 0: unknown
   std::function<double(int64_t step)> operations;  // of an iteration; empty: unknown
   // The student's weights, as they are now, in a model folder.
@@ -75,18 +77,27 @@ struct TrainSetup {
   // Goes first: what it works on is held by the functions above.
   std::unique_ptr<training::Method> method;
 };
+// A run whose configs, folders, weight files' headers and first rows fit together: what a mistake
+// in them costs is seconds, for no weights are read yet.
+struct TrainDraft {
+  std::map<std::string, std::string> frozen;  // digests of weights by role; under adapters too
+  std::string data_digest;                    // empty: known when clips are encoded
+  int64_t num_rows = 0;
+  int64_t latent_frames = 0;  // the first so many of each row; 0: all
+  std::function<TrainSetup()> load;
+};
 // finetune, distill: flow networks on latents.
-TrainSetup setup_flow(const TrainContext& context);
+TrainDraft draft_flow(const TrainContext& context);
 // vae, text, features: networks on procedural clips, their frames or their captions.
-TrainSetup setup_shapes(const TrainContext& context);
+TrainDraft draft_shapes(const TrainContext& context);
 
-// Whether a run trains a transformer, by setup_flow(); else by setup_shapes().
+// Whether a run trains a transformer, by draft_flow(); else by draft_shapes().
 inline bool trains_flow(const config::Recipe& recipe) {
   return recipe.method.kind == config::MethodKind::kFinetune ||
          recipe.method.kind == config::MethodKind::kDistill;
 }
 
-// What a run of setup_shapes() exports of its student's weights: a model folder with this VAE or
+// What a run of draft_shapes() exports of its student's weights: a model folder with this VAE or
 // text encoder, or the file of a feature net. A VAE that was trained whole encodes clips of the
 // recipe on `device`, for its config's statistics of latents.
 struct ShapesExport {
@@ -97,33 +108,49 @@ struct ShapesExport {
 };
 void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> weights);
 
-// The networks of flow methods by role: student, teacher, critic.
-struct RoleNetwork {
-  layout::ModelFolder folder;
-  std::shared_ptr<training::Network> network;
-  std::optional<training::LoraOptions> lora;
-  std::string weights_digest;  // of a frozen one
-};
-using RoleNetworks = std::map<std::string, RoleNetwork>;
-// conflict where a role's latents or texts are not those of training.model_path.
-RoleNetworks make_networks(const TrainContext& context);
-
 data::shapes::Format shapes_format(const config::Recipe& recipe);
 data::shapes::IndexRange shapes_range(const config::Recipe& recipe);
 
 struct TrainData {
   layout::ModelFolder folder;  // of VAE, text encoder and tokenizer
-  std::shared_ptr<const data::Source> source;
-  at::Tensor unconditional;                     // [L, text_dim] fp32 on the device
+  int64_t num_rows = 0;
   std::vector<int64_t> latent_shape;            // [C, T, H, W] of a sample
-  std::shared_ptr<const data::RowSource> rows;  // the source where it reads files, else null
+  std::shared_ptr<const data::RowSource> rows;  // where files are read, else null
+  // Until encode_data(); null where no text is encoded.
+  std::shared_ptr<const text::Tokenizer> tokenizer;
+  // From then on:
+  std::shared_ptr<const data::Source> source;
+  at::Tensor unconditional;  // [L, text_dim] fp32 on the device
 };
 // bad_dataset, naming the row's file, where latents or text are not of the model folder's widths.
 // `channels` 0: a row of text alone.
 void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t text_width);
-// Loads VAE and text encoder only where something must be encoded; `needs_latents`: whether the
-// method reads them. bad_value where a Parquet path is wanted and none is given.
-TrainData make_data(const TrainContext& context, bool needs_latents);
+layout::TrainingInputs inputs_of(const layout::ModelFolder& folder);
+// Folders, sizes and the first row; `needs_latents`: whether the method reads them. bad_dataset,
+// conflict, bad_value.
+TrainData open_data(const TrainContext& context, bool needs_latents);
+// Loads VAE and text encoder only where something must be encoded, and lets them go.
+void encode_data(const TrainContext& context, bool needs_latents, TrainData& data);
+
+// The networks of flow methods by role: student, teacher, critic; first what their folders tell.
+struct NetworkDraft {
+  layout::ModelFolder folder;
+  std::shared_ptr<const ops::Attention> attention;
+  layout::WanDitConfig config;                   // gated where the attention wants it
+  std::shared_ptr<const io::WeightFiles> files;  // null: random start
+};
+using NetworkDrafts = std::map<std::string, NetworkDraft>;
+// unsupported_model; conflict where a network does not take the run's latents and texts; bad_value;
+// what layout::open_model_folder() and the files' headers say.
+NetworkDrafts draft_networks(const TrainContext& context, const TrainData& data);
+
+struct RoleNetwork {
+  layout::ModelFolder folder;
+  std::shared_ptr<training::Network> network;
+  std::optional<training::LoraOptions> lora;
+};
+using RoleNetworks = std::map<std::string, RoleNetwork>;
+RoleNetworks load_networks(const TrainContext& context, const NetworkDrafts& drafts);
 
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,

@@ -53,6 +53,19 @@ std::shared_ptr<const data::ShapesSource> clips(const Recipe& recipe, data::Shap
       shapes_range(recipe), window);
 }
 
+// What the method reads of its clips.
+std::shared_ptr<const data::ShapesSource> source_of(const Recipe& recipe) {
+  const int64_t crop = recipe.training.data.shapes.crop_frames;
+  switch (recipe.method.kind) {
+    case config::MethodKind::kVae:
+      return clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll});
+    case config::MethodKind::kText:
+      return clips(recipe, {.frames = 0});
+    default:
+      return clips(recipe, {});
+  }
+}
+
 // The clips' attributes as classes: [b, 6] int64.
 at::Tensor labels_of(const data::ShapesSource& source, const std::vector<int64_t>& rows) {
   const auto b = static_cast<int64_t>(rows.size());
@@ -125,10 +138,7 @@ std::string latent_statistics(const ShapesExport& to,
 TrainSetup setup_vae(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   const layout::ModelFolder folder = open_student(context);
-  const int64_t crop = recipe.training.data.shapes.crop_frames;
-  TrainSetup setup =
-      setup_on(context, clips(recipe, {.frames = crop > 0 ? crop : data::ShapesWindow::kAll}),
-               Labels::kNone);
+  TrainSetup setup = setup_on(context, source_of(recipe), Labels::kNone);
 
   const auto vae = std::make_shared<models::WanVae>(
       folder.vae_config,
@@ -186,7 +196,8 @@ std::vector<models::NamedTensor> heads_of(const std::vector<training::ExportTens
 TrainSetup setup_text(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   const layout::ModelFolder folder = open_student(context);
-  TrainSetup setup = setup_on(context, clips(recipe, {.frames = 0}), Labels::kAttributes);
+  const std::shared_ptr<text::Tokenizer> tokenizer = text::open_tokenizer(folder.tokenizer);
+  TrainSetup setup = setup_on(context, source_of(recipe), Labels::kAttributes);
 
   const at::ScalarType type = compute_type(recipe);
   const auto encoder = std::make_shared<models::Umt5>(
@@ -206,7 +217,6 @@ TrainSetup setup_text(const TrainContext& context) {
       training::fill_random(*encoder, seed_of(recipe));
     }
   });
-  const std::shared_ptr<text::Tokenizer> tokenizer = text::open_tokenizer(folder.tokenizer);
   setup.method = std::make_unique<training::TrainAttributes>(
       training::logits_of(
           probe, [tokenizer](const std::string& caption) { return tokenizer->encode(caption); }),
@@ -223,7 +233,7 @@ TrainSetup setup_text(const TrainContext& context) {
 
 TrainSetup setup_features(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
-  TrainSetup setup = setup_on(context, clips(recipe, {}), Labels::kAttributes);
+  TrainSetup setup = setup_on(context, source_of(recipe), Labels::kAttributes);
   const at::ScalarType type = compute_type(recipe);
   const auto net =
       std::make_shared<models::ShapeFeatures>(at::TensorOptions(type).device(context.device));
@@ -273,18 +283,23 @@ void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> w
   training::export_folder(weights, options);
 }
 
-TrainSetup setup_shapes(const TrainContext& context) {
-  const std::string folder = context.recipe.models.at(kStudent).init_from;
-  context.on_note(
-      str(is_random(context.recipe) ? "config from " : "loading student from ", folder));
-  switch (context.recipe.method.kind) {
-    case config::MethodKind::kVae:
-      return setup_vae(context);
-    case config::MethodKind::kText:
-      return setup_text(context);
-    default:
-      return setup_features(context);
-  }
+TrainDraft draft_shapes(const TrainContext& context) {
+  // Each loads its own: networks of this kind are small, and read in no time.
+  const auto setup = [&context]() -> TrainSetup {
+    const std::string folder = context.recipe.models.at(kStudent).init_from;
+    context.on_note(
+        str(is_random(context.recipe) ? "config from " : "loading student from ", folder));
+    switch (context.recipe.method.kind) {
+      case config::MethodKind::kVae:
+        return setup_vae(context);
+      case config::MethodKind::kText:
+        return setup_text(context);
+      default:
+        return setup_features(context);
+    }
+  };
+  const auto source = source_of(context.recipe);
+  return {.data_digest = source->digest(), .num_rows = source->size(), .load = setup};
 }
 
 }  // namespace fastwan::cli

@@ -53,7 +53,7 @@ std::vector<int64_t> few_step_timesteps(const config::Recipe& recipe) {
 
 // What all videos share, as `fastwan generate` would settle it for the exported student.
 config::Generate settings_of(const TrainContext& context,
-                             const RoleNetwork& student,
+                             const layout::ModelFolder& student,
                              const TrainData& data) {
   const config::Recipe& recipe = context.recipe;
   const config::Validation& wanted = recipe.callbacks.validation;
@@ -67,7 +67,7 @@ config::Generate settings_of(const TrainContext& context,
   set(g.height, latent[2] * vae.scale_factor_spatial);
   set(g.num_frames,
       wanted.num_frames > 0 ? wanted.num_frames : 1 + (latent[1] - 1) * vae.scale_factor_temporal);
-  if (const auto fps = fps_of(student.folder)) {
+  if (const auto fps = fps_of(student)) {
     set(g.fps, *fps);
   }
   set(g.flow_shift, recipe.pipeline.flow_shift);
@@ -112,16 +112,17 @@ bool has_ffmpeg(const TrainContext& context) {
 }  // namespace
 
 Validation::Validation(const TrainContext& context,
-                       const RoleNetwork& student,
-                       const TrainData& data,
-                       Previews previews)
+                       const layout::ModelFolder& student,
+                       const TrainData& data)
     : context_(context),
       folder_(Path(context.recipe.training.checkpoint.output_dir) / "validation"),
-      model_(data.folder),
-      student_(student.network),
-      previews_(std::move(previews)) {
+      model_(data.folder) {
   const config::Validation& wanted = context.recipe.callbacks.validation;
   prompts_ = wanted.dataset_file.empty() ? wanted.prompts : read_captions(wanted.dataset_file);
+  for (const std::string& prompt : prompts_) {
+    data.tokenizer->encode(prompt);  // a text that is none is refused now
+  }
+  io::WeightFiles::open(model_.vae);  // whole, and of its format
   if (!has_ffmpeg(context)) {
     extension_ = ".safetensors";
   }
@@ -150,13 +151,24 @@ void Validation::add_sampling(config::Generate settings) {
   sampling->videos = std::make_unique<pipelines::TextToVideo>(
       sampling->settings, model_, context_.media_roots, std::vector<Path>{"video" + extension_},
       context_.on_note);
-  sampling->videos->lend([network = student_](const at::Tensor& latents, const at::Tensor& timestep,
-                                              const at::Tensor& encoded_text) {
-    return network->velocity(latents, timestep, encoded_text);
-  });
   sampling->videos->expect_prompts(prompts_);
-  sampling->videos->encode_prompts({.stop = context_.watch.stop, .on_progress = {}});
   samplings_.push_back(std::move(sampling));
+}
+
+void Validation::encode_prompts() {
+  for (const auto& sampling : samplings_) {
+    sampling->videos->encode_prompts({.stop = context_.watch.stop, .on_progress = {}});
+  }
+}
+
+void Validation::lend(std::shared_ptr<training::Network> student, Previews previews) {
+  previews_ = std::move(previews);
+  for (const auto& sampling : samplings_) {
+    sampling->videos->lend([student](const at::Tensor& latents, const at::Tensor& timestep,
+                                     const at::Tensor& encoded_text) {
+      return student->velocity(latents, timestep, encoded_text);
+    });
+  }
 }
 
 bool Validation::is_due(int64_t step) const {
@@ -268,13 +280,12 @@ training::Metrics Validation::make(int64_t step, training::Ema* ema) {
 }
 
 std::unique_ptr<Validation> make_validation(const TrainContext& context,
-                                            const RoleNetwork& student,
-                                            const TrainData& data,
-                                            Previews previews) {
+                                            const layout::ModelFolder& student,
+                                            const TrainData& data) {
   if (context.recipe.callbacks.validation.every_steps == 0) {
     return nullptr;
   }
-  return std::make_unique<Validation>(context, student, data, std::move(previews));
+  return std::make_unique<Validation>(context, student, data);
 }
 
 }  // namespace fastwan::cli

@@ -33,12 +33,16 @@ using Previews = std::function<std::map<std::string, at::Tensor>()>;
 
 class Validation {
  public:
-  // Reads the prompts and encodes them: the text encoder comes and goes before training takes its
-  // memory. `context` must outlive it. InvalidInput for prompts or sizes that cannot be.
+  // Reads the prompts; no weights. `context` must outlive it. InvalidInput for prompts, sizes or a
+  // decoder's files that cannot be. `student`: its model folder.
   Validation(const TrainContext& context,
-             const RoleNetwork& student,
-             const TrainData& data,
-             Previews previews);
+             const layout::ModelFolder& student,
+             const TrainData& data);
+
+  // Before training takes its memory: the text encoder comes and goes.
+  void encode_prompts();
+  // What it shows; before the first make().
+  void lend(std::shared_ptr<training::Network> student, Previews previews);
 
   bool is_due(int64_t step) const;
 
@@ -66,7 +70,6 @@ class Validation {
   const TrainContext& context_;
   Path folder_;  // of all validations of the run
   layout::ModelFolder model_;
-  std::shared_ptr<training::Network> student_;
   Previews previews_;
   std::vector<std::string> prompts_;
   std::string extension_ = ".mp4";
@@ -75,8 +78,7 @@ class Validation {
 
 // Null where the recipe wants none.
 std::unique_ptr<Validation> make_validation(const TrainContext& context,
-                                            const RoleNetwork& student,
-                                            const TrainData& data,
-                                            Previews previews);
+                                            const layout::ModelFolder& student,
+                                            const TrainData& data);
 
 }  // namespace fastwan::cli

@@ -5,6 +5,7 @@
 #include "models/checkpoint.h"
 #include "models/layout/tensors.h"
 #include "models/wan_dit.h"
+#include "models/wan_dit_files.h"
 
 namespace fastwan::models {
 namespace {
@@ -50,6 +51,10 @@ LoadOptions load_options(bool is_gated) {
 
 }  // namespace
 
+void check_wan_dit_files(const layout::WanDitConfig& config, const io::WeightFiles& files) {
+  check_weights(layout::tensors_of(config), files, load_options(config.is_gated));
+}
+
 bool has_gates(const io::WeightFiles& files) {
   const std::vector<std::string> names = files.names();
   return std::any_of(names.begin(), names.end(), is_gate);
@@ -80,7 +85,7 @@ std::shared_ptr<WanDit> load_wan_dit(layout::WanDitConfig config,
                                      std::shared_ptr<const ops::Attention> attention,
                                      const WanDitOptions& options) {
   config.is_gated = attention->wants_gate();
-  check_weights(layout::tensors_of(config), files, load_options(config.is_gated));
+  check_wan_dit_files(config, files);
   auto model =
       std::make_shared<WanDit>(config, std::move(attention), options.profile, options.device);
   load_wan_dit_weights(*model, files, options.on_note);
