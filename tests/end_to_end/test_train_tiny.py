@@ -172,6 +172,8 @@ def test_a_finished_student_becomes_a_checkpoint_with_its_teacher(tmp_path, fast
 
     weights = "diffusion_pytorch_model.safetensors"
     assert types_of(model / "transformer" / weights) == types_of(model / "teacher/transformer" / weights) == {"torch.bfloat16"}
+    for part, file in (("vae", weights), ("text_encoder", "model.safetensors")):
+        assert types_of(model / part / file) <= {"torch.float16", "torch.bfloat16"}, part
     from safetensors.torch import load_file
     ours, theirs = load_file(model / "transformer" / weights), load_file(MODEL / "transformer" / weights)
     assert ours.keys() == theirs.keys()
@@ -233,7 +235,7 @@ def test_the_whole_chain(tmp_path):
     report = json.loads((tmp_path / "runs/tiny-shapes-ci/evaluation/report.json").read_text())
     states = {row["name"]: row["status"] for row in report["rows"]}
     assert {name for name, state in states.items() if state != "done"} == {
-        "ablation_no_gate", "ablation_sparsity_0_9", "ablation_ratio_1", "ablation_no_guidance"}
+        "ablation_none", "ablation_no_gate", "ablation_sparsity_0_9", "ablation_ratio_1", "ablation_no_guidance"}
     verdicts = {gate["id"]: gate["verdict"] for gate in report["gates"]}
     assert verdicts["Q13"] == "pass" and verdicts["Q0"] in ("pass", "fail")
     packed = list((tmp_path / "runs/tiny-shapes-ci/leaving").glob("*.tar"))
