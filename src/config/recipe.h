@@ -247,6 +247,8 @@ struct Validation {
   std::vector<int64_t> sampling_timesteps;
   double guidance_scale = 1.0;
   int64_t num_frames = 0;
+  std::string data_path;
+  int64_t loss_rows = 24;
 };
 
 struct Callbacks {
@@ -587,6 +589,14 @@ void describe(Visitor& v, Callbacks& c) {
   v.field({"callbacks.validation.guidance_scale", "1 is off", {0, 100}}, a.guidance_scale);
   v.field({"callbacks.validation.num_frames", "pixel frames; 0: as trained", {0, 100000}},
           a.num_frames);
+  v.field({"callbacks.validation.data_path",
+           "finetune: rows for validation_loss, as training.data.data_path; procedural clips need "
+           "none"},
+          a.data_path);
+  v.field({"callbacks.validation.loss_rows",
+           "finetune: rows of validation_loss, at most; 0: no such loss",
+           {0, 4096}},
+          a.loss_rows);
 }
 
 template <class Visitor>

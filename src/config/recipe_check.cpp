@@ -278,6 +278,9 @@ void check_validation(const Recipe& r) {
           str(at, "every_steps is for methods that make videos, this is ", name_of(method)));
   require(method == MethodKind::kDistill || v.sampling_timesteps.empty(),
           str(at, "sampling_timesteps is for method distill; sampling_steps says how many"));
+  require(method == MethodKind::kFinetune || v.data_path.empty(),
+          str(at, "data_path is for method finetune: a few-step student has no loss on rows"));
+  require(v.loss_rows > 0 || v.data_path.empty(), str(at, "data_path needs loss_rows, which is 0"));
   if (method == MethodKind::kDistill) {
     check_few_step_validation(r);
   }

@@ -101,7 +101,8 @@ inline constexpr IndexRange kVae{1 * kRangeSize, kRangeSize};
 inline constexpr IndexRange kProbe{2 * kRangeSize, kRangeSize};  // text heads and feature net
 inline constexpr IndexRange kEvaluation{3 * kRangeSize, kRangeSize};
 inline constexpr IndexRange kEvaluationHeldOut{4 * kRangeSize, kRangeSize};
-inline constexpr int64_t kNumIndices = 5 * kRangeSize;
+inline constexpr IndexRange kValidation{5 * kRangeSize, kRangeSize};  // loss during training
+inline constexpr int64_t kNumIndices = 6 * kRangeSize;
 
 // --- scenes and clips ----------------------------------------------------------------------------
 

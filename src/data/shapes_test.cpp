@@ -66,7 +66,7 @@ TEST(ShapesCodes, KeepEveryPairOfAttributesWellRepresentedAmongTheSeen) {
 }
 
 TEST(ShapesIndices, RangesOfPurposesDoNotMeet) {
-  const std::array ranges = {kTraining, kVae, kProbe, kEvaluation, kEvaluationHeldOut};
+  const std::array ranges = {kTraining, kVae, kProbe, kEvaluation, kEvaluationHeldOut, kValidation};
   for (std::size_t a = 0; a < ranges.size(); ++a) {
     for (std::size_t b = 0; b < ranges.size(); ++b) {
       EXPECT_EQ(ranges[a].holds(ranges[b].first), a == b);
@@ -79,7 +79,7 @@ TEST(ShapesIndices, RangesOfPurposesDoNotMeet) {
 
 TEST(ShapesIndices, OnlyTheHeldOutRangeShowsHeldOutCodes) {
   for (int64_t i = 0; i < 500; ++i) {
-    for (const IndexRange& range : {kTraining, kVae, kProbe, kEvaluation}) {
+    for (const IndexRange& range : {kTraining, kVae, kProbe, kEvaluation, kValidation}) {
       ASSERT_FALSE(
           is_held_out(code_of(draw_scene(kDefaultFormat, kSeed, range.first + i).attributes)));
     }

@@ -15,6 +15,9 @@ std::span<const uint8_t> bytes_of(const at::Tensor& frame) {
 
 void hand_over(const at::Tensor& chunk, FrameTargets& targets) {
   const at::Tensor frames = to_unit_range(chunk);  // [f, 3, P, Q]
+  if (targets.on_frames) {
+    targets.on_frames(frames);
+  }
   if (targets.keep) {
     targets.kept.push_back(frames.cpu().to(at::kFloat).contiguous());
   }

@@ -4,6 +4,7 @@
 //         width
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -29,6 +30,7 @@ struct FrameTargets {
   std::optional<io::ContactSheet> sheet;
   bool keep = false;             // keep the frames for a safetensors file
   std::vector<at::Tensor> kept;  // [f, 3, P, Q] fp32, in order
+  std::function<void(const at::Tensor& frames)> on_frames;  // [f, 3, P, Q]; may be empty
 };
 
 // `frames` [F, 3, P, Q] fp32 in [0, 1] as safetensors; chunks of frames in order.

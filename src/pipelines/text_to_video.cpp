@@ -217,6 +217,7 @@ void TextToVideo::Impl::write_frames(const VideoRequest& request,
                            .height = latents.size(3) * vae.scale_factor_spatial};
   const bool as_tensors = is_tensor_file(request.video);
   FrameTargets targets;
+  targets.on_frames = request.on_frames;
   targets.keep = as_tensors || !request.frames.empty();
   if (!request.contact_sheet.empty()) {
     targets.sheet.emplace(io::ContactSheetFormat{.columns = request.sheet_columns,

@@ -24,6 +24,8 @@ struct VideoRequest {
   Path contact_sheet;  // PNG of sheet_columns x sheet_rows frames
   int64_t sheet_columns = 0, sheet_rows = 0;
   Path latents, embeds, frames;
+  // The decoded frames too, [f, 3, P, Q] in [0, 1], chunk by chunk; empty: nobody looks.
+  std::function<void(const at::Tensor& frames)> on_frames;
   std::string metadata;  // JSON text for the video; empty: none
 };
 

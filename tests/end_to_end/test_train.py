@@ -9,12 +9,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy
 import pytest
 
-from conftest import MODEL, PROMPT, Mp4, binary
+from conftest import MODEL, PROMPT, ROOT, Mp4, binary
 from test_rows import put, write
 
 STEPS = 20
@@ -446,6 +447,16 @@ def without_validation(lines):
             [line["step"] for line in lines if "validation_seconds" in line])
 
 
+LOSSES = ["validation_loss", *(f"validation_loss/t_{i:02}" for i in range(12))]
+STATISTICS = ("clipped", "contrast", "saturation", "frame_difference", "flicker")
+
+
+def validations(folder):
+    """What each validation measured, by step, without its clocks."""
+    return {line["step"]: {name: value for name, value in line.items() if not name.endswith("_seconds")}
+            for line in metrics(folder) if "validation_seconds" in line}
+
+
 def test_validation_makes_videos_and_changes_no_bit_of_training(fastwan, finetuned, tmp_path):
     write_recipe(tmp_path, FINETUNE)
     run = train(fastwan, tmp_path, f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.every_steps=10",
@@ -464,6 +475,13 @@ def test_validation_makes_videos_and_changes_no_bit_of_training(fastwan, finetun
     digests = [entry["latents_sha256"] for step in validated
                for entry in json.loads((tmp_path / f"run/validation/step_{step}/videos.json").read_text())]
     assert len(set(digests)) == 6, "each step and each number of steps gives other latents"
+    measured = validations(tmp_path)
+    for step, values in measured.items():
+        assert set(values) == {"step", *LOSSES, *(f"validation_video/{name}" for name in STATISTICS)}, step
+        assert values["validation_loss"] == pytest.approx(sum(values[name] for name in LOSSES[1:]) / 12, rel=1e-12)
+    assert measured[20]["validation_loss"] < 0.9 * measured[10]["validation_loss"] < 0.9 * measured[0]["validation_loss"]
+    events = next((tmp_path / "run").glob("events.out.tfevents.*")).read_bytes()
+    assert all(name.encode() in events for name in (*LOSSES, "validation_video/flicker"))
 
 
 def test_validation_shows_what_the_export_generates(fastwan, distilled, tmp_path):
@@ -482,6 +500,20 @@ def test_validation_shows_what_the_export_generates(fastwan, distilled, tmp_path
         name = f"validation_step_{step}_inference_steps_3_video_1.safetensors"
         return load_file(tmp_path / "run" / "validation" / f"step_{step}" / name)["frames"]
 
+    measured = validations(tmp_path)
+    assert not any("loss" in name for values in measured.values() for name in values), "of a student of few steps"
+    videos = [load_file(tmp_path / f"run/validation/step_12/validation_step_12_inference_steps_3_video_{i}.safetensors")
+              ["frames"].astype(numpy.float64) for i in range(2)]
+    expected = {
+        "clipped": [((x <= 1 / 255) | (x >= 254 / 255)).mean() for x in videos],
+        "contrast": [numpy.tensordot((.2126, .7152, .0722), x, (0, 1)).std((1, 2)).mean() for x in videos],
+        "saturation": [(x.max(1) - x.min(1)).mean() for x in videos],
+        "frame_difference": [abs(numpy.diff(x, axis=0)).mean() for x in videos],
+        "flicker": [abs(numpy.diff(x, 2, axis=0)).mean() for x in videos]}
+    said = json.loads((tmp_path / "run/validation/step_12/videos.json").read_text())
+    for name, each in expected.items():
+        assert measured[12][f"validation_video/{name}"] == pytest.approx(numpy.mean(each), abs=1e-6), name
+        assert [entry["statistics"][name] for entry in said] == pytest.approx(each, abs=1e-6), name
     made = fastwan("generate", "-m", tmp_path / "run" / "export", "-p", CAPTIONS[1], "--seed", "6", "--size", "32x32",
                    "--num-frames", "9", "-o", "a.safetensors")
     assert made.status == 0, made
@@ -539,6 +571,119 @@ def test_validation_shows_what_the_networks_predict_where_that_is_wanted(fastwan
     assert "shows nothing without callbacks.validation" in unseen.err, unseen
 
 
+VALIDATE = (f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.sampling_steps=1")
+
+
+def test_a_resumed_run_measures_the_losses_of_the_straight_one(fastwan, finetuned, tmp_path):
+    wanted = (*VALIDATE, "--callbacks.validation.every_steps=5")
+    for name in ("straight", "cut"):
+        write_recipe(tmp_path / name, FINETUNE)
+    assert train(fastwan, tmp_path / "straight", *wanted).status == 0
+    assert train(fastwan, tmp_path / "cut", *wanted, "--training.loop.max_train_steps=7").status == 0
+    last = train(fastwan, tmp_path / "cut", *wanted)
+    assert last.status == 0, last
+    assert state_digests(tmp_path / "cut", STEPS) == state_digests(tmp_path / "straight", STEPS) == state_digests(finetuned, STEPS)
+    measured = validations(tmp_path / "straight")
+    assert sorted(measured) == [0, 5, 10, 15, 20] and validations(tmp_path / "cut") == measured
+
+
+def test_losses_of_different_runs_compare_and_are_of_the_average(fastwan, tmp_path):
+    write_recipe(tmp_path / "first", FINETUNE, steps=6)
+    last_only = (*VALIDATE, "--callbacks.validation.every_steps=6", "--callbacks.validation.run_at_start=false")
+    assert train(fastwan, tmp_path / "first", *last_only).status == 0
+    write_recipe(tmp_path / "own", FINETUNE, steps=6)
+    assert train(fastwan, tmp_path / "own", *last_only, "--callbacks.ema.use_for_validation=false").status == 0
+    # The export holds the average. Another seed, shift, batch and density train on it.
+    write_recipe(tmp_path / "next", FINETUNE, steps=1, init="pretrained", model=tmp_path / "first" / "run" / "export")
+    run = train(fastwan, tmp_path / "next", *VALIDATE, "--callbacks.validation.every_steps=9", "--training.data.seed=77",
+                "--models.student.flow_shift=5", "--training.data.train_batch_size=3", "--training.data.training_cfg_rate=0.5",
+                "--training.model.weighting_scheme=logit_normal", "--training.model.precondition_outputs=true")
+    assert run.status == 0, run
+    of_average, of_weights, again = (validations(tmp_path / name)[step] for name, step in (("first", 6), ("own", 6), ("next", 0)))
+    for name in LOSSES:
+        assert again[name] == pytest.approx(of_average[name], rel=1e-5), name
+    assert abs(of_weights["validation_loss"] / of_average["validation_loss"] - 1) > 1e-3
+
+
+def write_equal_rows(path, latents, text, count):
+    """`count` rows that are alike: whatever their order, a loss is the same."""
+    row = {"id": "a", "caption": "a circle", "media_type": "video", "file_name": "a", "width": 32, "height": 32,
+           "num_frames": 9, "duration_sec": 1.0, "fps": 9.0}
+    put(row, "vae_latent", latents)
+    put(row, "text_embedding", text)
+    path.parent.mkdir(exist_ok=True)
+    write(path, "t2v", [row] * count)
+
+
+def noise_of_validation(slot, shape):
+    """The header of src/base/rng.h, for seed 0, step 0, stream 15."""
+    sys.path.insert(0, str(ROOT / "tools" / "golden"))
+    from common import philox
+    count = math.prod(shape)
+    groups = numpy.arange(-(-count // 4), dtype=numpy.uint64)
+    words = philox([groups, *(numpy.full_like(groups, value) for value in (slot, 0, 15))], (0, 0))
+    u = [((w >> numpy.uint64(8)).astype(numpy.float64) + 0.5) * 2.0**-24 for w in words]
+    pairs = [numpy.sqrt(-2 * numpy.log(u[i])) * turn(2 * numpy.pi * u[i + 1]) for i in (0, 2) for turn in (numpy.cos, numpy.sin)]
+    return numpy.stack(pairs, 1).reshape(-1)[:count].astype(numpy.float32).reshape(shape)
+
+
+def test_the_loss_on_rows_of_a_folder_is_what_diffusers_makes_of_them(fastwan, tmp_path):
+    import torch
+    from diffusers import WanTransformer3DModel
+    model = tmp_path / "model"
+    shutil.copytree(MODEL, model)
+    config = model / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}))
+    random = numpy.random.default_rng(3)
+    latents = random.normal(0.5, 2, (16, 3, 8, 8)).astype(numpy.float32)
+    text = random.normal(size=(5, 64)).astype(numpy.float32)
+    write_equal_rows(tmp_path / "shown" / "a.parquet", latents, text, 4)
+    write_equal_rows(tmp_path / "held_out" / "a.parquet", latents, text, 9)
+    write_recipe(tmp_path, FINETUNE, model=model, init="pretrained", steps=1)
+    parquet = ("--training.data.source=parquet", "--training.data.data_path=shown")
+    run = train(fastwan, tmp_path, *VALIDATE, *parquet, "--callbacks.validation.every_steps=1",
+                "--callbacks.validation.data_path=held_out", "--callbacks.validation.loss_rows=6")
+    assert run.status == 0 and "validation_loss" not in run.err, run
+
+    network = WanTransformer3DModel.from_pretrained(model / "transformer")
+    padded = torch.zeros(1, 32, 64)
+    padded[0, :5] = torch.from_numpy(text)
+    clean = torch.from_numpy((latents - 0.5) / 2)[None]
+    losses = []
+    for slot in range(6):
+        sigma = (slot + 0.5) / 6
+        noise = torch.from_numpy(noise_of_validation(slot, (1, 16, 3, 8, 8)))
+        with torch.no_grad():
+            velocity = network((1 - sigma) * clean + sigma * noise, torch.tensor([1000 * sigma]), padded, return_dict=False)[0]
+        losses.append(((velocity - (noise - clean)) ** 2).mean().item())
+    assert validations(tmp_path)[0]["validation_loss"] == pytest.approx(numpy.mean(losses), rel=1e-5)
+
+
+def test_what_validation_loss_lacks_is_said_and_what_it_cannot_read_refused(fastwan, tmp_path):
+    for name, latent in (("shown", (16, 3, 8, 8)), ("other", (8, 3, 8, 8)), ("larger", (16, 3, 8, 10))):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name, latent=latent)
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    parquet = (*VALIDATE, "--training.data.source=parquet", "--training.data.data_path=shown", "--callbacks.validation.every_steps=1")
+    refused = train(fastwan, tmp_path, *parquet, "--callbacks.validation.data_path=other")
+    assert refused.status == 3 and "other/rows.parquet, row 0: the latent has 8 channels" in refused.err and "loading" not in refused.err, refused
+    refused = train(fastwan, tmp_path, *parquet, "--callbacks.validation.data_path=larger")
+    assert refused.status == 3 and "larger/rows.parquet, row " in refused.err, refused
+    assert "latents are [16, 3, 8, 10], those of training [16, 3, 8, 8]" in refused.err and "loading" not in refused.err, refused
+    refused = train(fastwan, tmp_path, *parquet, "--callbacks.validation.data_path=nowhere")
+    assert refused.status == 4 and "nowhere" in refused.err, refused
+    assert not list(tmp_path.glob("run/checkpoint-*"))
+    absent = train(fastwan, tmp_path, *parquet)
+    assert absent.status == 0 and "there is no validation_loss: callbacks.validation.data_path names no rows" in absent.err, absent
+    assert not any("loss" in name for values in validations(tmp_path).values() for name in values)
+    shutil.rmtree(tmp_path / "run")
+    same = train(fastwan, tmp_path, *parquet, "--callbacks.validation.data_path=../" + tmp_path.name + "/shown")
+    assert same.status == 0 and "validation_loss is of rows that training shows: " in same.err, same
+    shutil.rmtree(tmp_path / "run")
+    off = train(fastwan, tmp_path, *parquet, "--callbacks.validation.loss_rows=0")
+    assert off.status == 0 and "validation_loss" not in off.err, off
+
+
 def test_a_validation_that_fails_does_not_end_the_run(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=2)
     (tmp_path / "run").mkdir()
@@ -546,7 +691,9 @@ def test_a_validation_that_fails_does_not_end_the_run(fastwan, tmp_path):
     run = train(fastwan, tmp_path, f"--callbacks.validation.prompts={PROMPT}", "--callbacks.validation.every_steps=2",
                 "--callbacks.validation.sampling_steps=1")
     assert run.status == 0 and run.err.count("video 0 failed") == 2, run
-    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
+    iterations, validated = without_validation(metrics(tmp_path))
+    assert [line["step"] for line in iterations] == [1, 2] and validated == [0, 2]
+    assert all(set(values) == {"step", *LOSSES} for values in validations(tmp_path).values()), "what needs no video"
 
 
 def test_a_student_without_the_coarse_branch_stays_one(fastwan, distilled, tmp_path):

@@ -43,24 +43,31 @@ bool has_zero_text(const config::Recipe& recipe) {
   return recipe.method.cfg_uncond_text == config::UnconditionalText::kZero;
 }
 
-std::shared_ptr<const data::Source> encoded_clips(const TrainContext& context,
-                                                  const layout::ModelFolder& folder,
-                                                  const Texts& texts) {
+// The clips of training, and in `held_out` those of validation_loss.
+void encode_clips(const TrainContext& context, const Texts& texts, TrainData& out) {
   const config::ShapesData& wanted = context.recipe.training.data.shapes;
+  const config::Validation& validation = context.recipe.callbacks.validation;
   // As precise as what will train on the latents, and no more: encoding is most of the start.
   const at::ScalarType type =
       compute_type(context.recipe) == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
   const auto vae = models::load_wan_vae(
-      folder.vae, {.dtype = type, .device = context.device, .parts = models::VaeParts::kEncoder});
-  return data::encode_pool(
-      {.format = shapes_format(context.recipe),
-       .seed = static_cast<uint64_t>(wanted.seed),
-       .range = shapes_range(context.recipe),
-       .vae_batch = context.device.is_cpu() ? 16 : 64,
-       .vae_device = context.device,
-       .storage = context.device},
-      {.vae = *vae, .text_encoder = texts.encoder(), .tokenizer = texts.tokenizer()},
-      context.watch);
+      out.folder.vae,
+      {.dtype = type, .device = context.device, .parts = models::VaeParts::kEncoder});
+  const auto encoded = [&](const shapes::IndexRange& range) {
+    return data::encode_pool(
+        {.format = shapes_format(context.recipe),
+         .seed = static_cast<uint64_t>(wanted.seed),
+         .range = range,
+         .vae_batch = context.device.is_cpu() ? 16 : 64,
+         .vae_device = context.device,
+         .storage = context.device},
+        {.vae = *vae, .text_encoder = texts.encoder(), .tokenizer = texts.tokenizer()},
+        context.watch);
+  };
+  out.source = encoded(shapes_range(context.recipe));
+  if (wants_validation_loss(context.recipe) && validation.data_path.empty()) {
+    out.held_out = encoded({.first = shapes::kValidation.first, .count = validation.loss_rows});
+  }
 }
 
 // Captions alone: what a method reads that makes its latents itself.
@@ -87,6 +94,40 @@ std::shared_ptr<const data::Source> captioned_clips(const TrainContext& context,
   return std::make_shared<data::MemorySource>(std::move(examples));
 }
 
+// A folder that both paths name: what is measured there is how well rows are known by heart.
+void note_shared_rows(const TrainContext& context) {
+  const std::string& own = context.recipe.callbacks.validation.data_path;
+  const std::string& training = context.recipe.training.data.data_path;
+  for (const data::DataFolder& one : data::parse_data_path(own)) {
+    for (const data::DataFolder& other :
+         training.empty() ? std::vector<data::DataFolder>() : data::parse_data_path(training)) {
+      std::error_code error;
+      if (std::filesystem::equivalent(one.folder, other.folder, error)) {
+        context.on_note(str("validation_loss is of rows that training shows: ", one.folder.string(),
+                            " is in callbacks.validation.data_path and in "
+                            "training.data.data_path"));
+      }
+    }
+  }
+}
+
+void open_held_out(const TrainContext& context, TrainData& out) {
+  const std::string& path = context.recipe.callbacks.validation.data_path;
+  if (!wants_validation_loss(context.recipe)) {
+    return;
+  }
+  if (path.empty()) {
+    if (!makes_clips(context.recipe)) {
+      context.on_note(
+          "there is no validation_loss: callbacks.validation.data_path names no rows for it");
+    }
+    return;
+  }
+  constexpr int64_t kCacheBytes = 1;  // rows that are read once in many steps need not be kept
+  out.held_out = out.held_out_rows = data::open_row_source(path, {.cache_bytes = kCacheBytes});
+  note_shared_rows(context);
+}
+
 at::Tensor zero_text(const TrainContext& context, const layout::ModelFolder& folder) {
   return at::zeros({1, folder.transformer_config.text_dim},
                    at::TensorOptions(at::kFloat).device(context.device));  // [1, text_dim]
@@ -99,6 +140,12 @@ at::Tensor negative_text(const TrainContext& context, const Texts& texts) {
 }
 
 }  // namespace
+
+bool wants_validation_loss(const config::Recipe& recipe) {
+  const config::Validation& validation = recipe.callbacks.validation;
+  return recipe.method.kind == config::MethodKind::kFinetune && validation.every_steps > 0 &&
+         validation.loss_rows > 0;
+}
 
 shapes::Format shapes_format(const config::Recipe& recipe) {
   const config::Data& data = recipe.training.data;
@@ -190,6 +237,7 @@ TrainData open_data(const TrainContext& context, bool needs_latents) {
   } else {
     open_rows(wanted, needs_latents, out);
   }
+  open_held_out(context, out);
   if (makes_clips(recipe) || !has_zero_text(recipe) ||
       recipe.callbacks.validation.every_steps > 0) {
     out.tokenizer = text::open_tokenizer(out.folder.tokenizer);
@@ -208,9 +256,10 @@ void encode_data(const TrainContext& context, bool needs_latents, TrainData& dat
       has_zero_text(recipe) ? zero_text(context, data.folder) : negative_text(context, *texts);
   if (!makes_clips(recipe)) {
     data.source = data.rows;
+  } else if (needs_latents) {
+    encode_clips(context, *texts, data);
   } else {
-    data.source = needs_latents ? encoded_clips(context, data.folder, *texts)
-                                : captioned_clips(context, *texts);
+    data.source = captioned_clips(context, *texts);
   }
   data.tokenizer.reset();
 }

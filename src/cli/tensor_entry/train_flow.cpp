@@ -6,6 +6,9 @@
 
 #include <ATen/ops/tensor.h>
 
+#include "base/check.h"
+#include "base/shape.h"
+#include "base/text.h"
 #include "cli/tensor_entry/train_parts.h"
 #include "cli/tensor_entry/train_validation.h"
 #include "cli/tensor_entry/train_work.h"
@@ -43,6 +46,35 @@ std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainC
     }
     return out;
   };
+}
+
+// Of rows that training does not show; null where there are none.
+std::unique_ptr<training::ValidationLoss> held_out_loss(const TrainContext& context,
+                                                        const TrainData& data) {
+  if (!data.held_out) {
+    return nullptr;
+  }
+  // What a row is checked against, and where it lies.
+  const TrainData held_out{
+      .folder = data.folder, .latent_shape = data.latent_shape, .rows = data.held_out_rows};
+  const config::Data& wanted = context.recipe.training.data;
+  return std::make_unique<training::ValidationLoss>(
+      data.held_out,
+      training::ValidationLossOptions{.rows = context.recipe.callbacks.validation.loss_rows,
+                                      .batch = wanted.train_batch_size,
+                                      .text_rows = wanted.text_len,
+                                      .latent_frames = wanted.num_latent_t,
+                                      .state = state_type(context.recipe)},
+      [prepare = preparation(context, held_out), held_out](const data::Batch& batch) {
+        training::MicroBatch out = prepare(batch);
+        if (out.latents.defined() && out.latents.sizes().slice(1) != held_out.latent_shape) {
+          throw InvalidInput(Code::kBadDataset,
+                             str(held_out.rows ? held_out.rows->place(batch.rows.at(0)) : "a clip",
+                                 ": latents are ", format_shape(out.latents.sizes().slice(1)),
+                                 ", those of training ", format_shape(held_out.latent_shape)));
+        }
+        return out;
+      });
 }
 
 int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const TrainData& data) {
@@ -93,6 +125,7 @@ struct FlowDraft {
   TrainData data;
   NetworkDrafts networks;
   std::shared_ptr<Validation> validation;  // null: none is wanted
+  std::unique_ptr<training::ValidationLoss> loss;
 };
 
 TrainSetup load_flow(const TrainContext& context, FlowDraft& draft) {
@@ -114,7 +147,10 @@ TrainSetup load_flow(const TrainContext& context, FlowDraft& draft) {
                    .method = make_method(context, *networks, data)};
   setup.operations = operations_of(recipe, networks, data, *setup.method);
   if (setup.validation) {
-    setup.validation->lend(networks->at(kStudent).network, previews_of(recipe, *setup.method));
+    setup.validation->lend(networks->at(kStudent).network,
+                           {.previews = previews_of(recipe, *setup.method),
+                            .loss = draft.loss ? std::move(draft.loss)  // of rows in files
+                                               : held_out_loss(context, data)});
   }
   setup.write_export = [&recipe, networks](const Path& to) {
     write_student(recipe, networks->at(kStudent), to);
@@ -139,6 +175,7 @@ TrainDraft draft_flow(const TrainContext& context) {
     context.on_note(
         "training.tracker.log_visualization shows nothing without callbacks.validation");
   }
+  draft->loss = held_out_loss(context, draft->data);
   draft->validation = make_validation(context, draft->networks.at(kStudent).folder, draft->data);
   TrainDraft out{.data_digest = draft->data.rows ? draft->data.rows->digest() : "",
                  .num_rows = draft->data.num_rows,

@@ -11,11 +11,6 @@ namespace {
 
 using config::Recipe;
 
-// State of losses and samples: fp32, fp64 where the networks compute in it.
-at::ScalarType state_type(const Recipe& recipe) {
-  return compute_type(recipe) == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 training::Role student_role(const Recipe& recipe,
                             const std::shared_ptr<training::Network>& network) {
   if (recipe.models.at("student").attention_backend != config::AttentionBackend::kVsa) {
@@ -118,6 +113,11 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
 }
 
 }  // namespace
+
+// fp32, fp64 where the networks compute in it.
+at::ScalarType state_type(const Recipe& recipe) {
+  return compute_type(recipe) == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 training::SparsityRamp ramp_of(const config::Vsa& vsa) {
   const bool ramps = vsa.VSA_decay_interval_steps > 0;

@@ -121,7 +121,13 @@ struct TrainData {
   // From then on:
   std::shared_ptr<const data::Source> source;
   at::Tensor unconditional;  // [L, text_dim] fp32 on the device
+  // What validation_loss is measured on, of rows that training does not show: files at once, clips
+  // from encode_data() on; null: no such loss.
+  std::shared_ptr<const data::Source> held_out;
+  std::shared_ptr<const data::RowSource> held_out_rows;  // it, where it reads files
 };
+// Whether the recipe asks for validation_loss, if there are rows for it.
+bool wants_validation_loss(const config::Recipe& recipe);
 // bad_dataset, naming the row's file, where latents or text are not of the model folder's widths.
 // `channels` 0: a row of text alone.
 void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t text_width);
@@ -152,6 +158,7 @@ struct RoleNetwork {
 using RoleNetworks = std::map<std::string, RoleNetwork>;
 RoleNetworks load_networks(const TrainContext& context, const NetworkDrafts& drafts);
 
+at::ScalarType state_type(const config::Recipe& recipe);  // of losses and samples
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,
                                               const TrainData& data);

@@ -11,12 +11,19 @@
 #include "base/text.h"
 #include "config/presets.h"
 #include "config/resolve.h"
+#include "eval/video_statistics.h"
 #include "io/media.h"
+#include "training/role.h"
 
 namespace fastwan::cli {
 namespace {
 
 using config::Origin;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 constexpr int64_t kManySteps = 50;  // of a model that is not distilled, where the recipe says none
 constexpr int64_t kSheetColumns = 4, kSheetRows = 2;
@@ -161,8 +168,9 @@ void Validation::encode_prompts() {
   }
 }
 
-void Validation::lend(std::shared_ptr<training::Network> student, Previews previews) {
-  previews_ = std::move(previews);
+void Validation::lend(std::shared_ptr<training::Network> student, ValidationExtras extras) {
+  student_ = student;
+  extras_ = std::move(extras);
   for (const auto& sampling : samplings_) {
     sampling->videos->lend([student](const at::Tensor& latents, const at::Tensor& timestep,
                                      const at::Tensor& encoded_text) {
@@ -190,10 +198,10 @@ pipelines::VideoRequest Validation::request_of(int64_t step, const std::string& 
 }
 
 void Validation::show_previews(int64_t step, Made& made) const {
-  if (!previews_ || context_.mesh.world->rank() != 0) {
+  if (!extras_.previews || context_.mesh.world->rank() != 0) {
     return;
   }
-  for (const auto& [name, latents] : previews_()) {
+  for (const auto& [name, latents] : extras_.previews()) {
     const Json facts = {{"training_step", step}};
     pipelines::VideoRequest request = request_of(step, name);
     request.metadata = facts.dump();
@@ -205,78 +213,108 @@ void Validation::show_previews(int64_t step, Made& made) const {
   }
 }
 
+Watch Validation::watch() const {
+  return {.stop = context_.mesh.world->size() == 1 ? context_.watch.stop : std::stop_token(),
+          .on_progress = {}};
+}
+
 void Validation::make_one(const Sampling& sampling,
                           int64_t step,
                           std::size_t prompt,
                           Made& made) const {
-  const distributed::Comm& world = *context_.mesh.world;
   const int64_t seed = *sampling.settings.seed + static_cast<int64_t>(prompt);
   const std::string name = str("validation_step_", step, "_inference_steps_",
                                *sampling.settings.steps, "_video_", prompt);
   const Json facts = {{"prompt", prompts_[prompt]}, {"seed", seed}, {"training_step", step}};
+  eval::VideoStatistics statistics;
   pipelines::VideoRequest request = request_of(step, name);
   request.prompt = prompts_[prompt];
   request.seed = seed;
   request.metadata = facts.dump();
-  // Ranks that share a network must not leave it one by one.
-  const Watch watch{.stop = world.size() == 1 ? context_.watch.stop : std::stop_token(),
-                    .on_progress = {}};
-  const pipelines::VideoReport report = sampling.videos->make(request, watch);
+  request.on_frames = [&statistics](const at::Tensor& frames) { statistics.add(frames); };
+  const pipelines::VideoReport report = sampling.videos->make(request, watch());
   for (const auto& [stage, seconds] : report.stage_seconds) {
-    made.denoise_seconds += stage == "denoise" ? seconds : 0;
-    made.decode_seconds += stage == "decode" ? seconds : 0;
+    if (stage == "denoise" || stage == "decode") {
+      made.metrics["validation_" + stage + "_seconds"] += seconds;
+    }
   }
   Json entry = {{"file", name + extension_}};
   entry.update(facts);
   entry["num_inference_steps"] = *sampling.settings.steps;
   entry["latents_sha256"] = report.latents_sha256;
+  entry["statistics"] = statistics.values();
   made.videos.push_back(std::move(entry));
+  for (const auto& [figure, value] : statistics.values()) {
+    made.statistics[figure].push_back(value);
+  }
+}
+
+void Validation::attempt(int64_t step,
+                         const std::string& what,
+                         const std::function<void()>& work) const {
+  try {
+    work();
+  } catch (const Stopped&) {
+    throw;
+  } catch (const std::exception& error) {
+    context_.on_note(str("validation of step ", step, ": ", what, " failed: ", error.what()));
+  }
+}
+
+void Validation::measure_loss(Made& made) const {
+  const Clock::time_point start = Clock::now();
+  made.metrics.merge(extras_.loss->of(
+      [this](const at::Tensor& x, const at::Tensor& timestep, const at::Tensor& text) {
+        return student_->velocity(x, timestep, text);
+      },
+      watch()));
+  made.metrics["validation_loss_seconds"] = seconds_since(start);
+}
+
+void Validation::make_videos(int64_t step, Made& made) const {
+  for (const auto& sampling : samplings_) {
+    try {
+      for (std::size_t i = 0; i < prompts_.size(); ++i) {
+        attempt(step, str("video ", i), [&] { make_one(*sampling, step, i, made); });
+      }
+      if (sampling == samplings_.front()) {  // while its decoder is there
+        attempt(step, "predictions", [&] { show_previews(step, made); });
+      }
+    } catch (const Stopped&) {
+      sampling->videos->release();
+      throw;
+    }
+    sampling->videos->release();
+  }
+  if (!made.videos.empty() && context_.mesh.world->rank() == 0) {
+    attempt(step, "videos.json", [&] {
+      write_durably(folder_ / str("step_", step) / "videos.json", dump_json(made.videos));
+    });
+  }
+  for (const auto& [figure, values] : made.statistics) {
+    made.metrics["validation_video/" + figure] = training::mean_of(values);
+  }
 }
 
 training::Metrics Validation::make(int64_t step, training::Ema* ema) {
-  using Clock = std::chrono::steady_clock;
   const Clock::time_point start = Clock::now();
   std::optional<training::WithEma> average;
   if (ema != nullptr && context_.recipe.callbacks.ema.use_for_validation) {
     average.emplace(*ema);
   }
   Made made;
-  const auto attempt = [&](const std::string& what, const std::function<void()>& work) {
-    try {
-      work();
-    } catch (const Stopped&) {
-      throw;
-    } catch (const std::exception& error) {
-      context_.on_note(str("validation of step ", step, ": ", what, " failed: ", error.what()));
+  try {
+    if (extras_.loss) {
+      attempt(step, "validation_loss", [&] { measure_loss(made); });
     }
-  };
-  for (const auto& sampling : samplings_) {
-    try {
-      for (std::size_t i = 0; i < prompts_.size(); ++i) {
-        attempt(str("video ", i), [&] { make_one(*sampling, step, i, made); });
-      }
-      if (sampling == samplings_.front()) {  // while its decoder is there
-        attempt("predictions", [&] { show_previews(step, made); });
-      }
-    } catch (const Stopped&) {  // the trainer hears of it too, and saves
-      sampling->videos->release();
-      return {};
-    }
-    sampling->videos->release();
-  }
-  if (made.videos.empty()) {
+    make_videos(step, made);
+  } catch (const Stopped&) {  // the trainer hears of it too, and saves
     return {};
   }
-  if (context_.mesh.world->rank() == 0) {
-    try {
-      write_durably(folder_ / str("step_", step) / "videos.json", dump_json(made.videos));
-    } catch (const IoError& error) {
-      context_.on_note(str("validation of step ", step, ": ", error.what()));
-    }
+  if (!made.metrics.empty()) {
+    made.metrics["validation_seconds"] = seconds_since(start);
   }
-  return {{"validation_seconds", std::chrono::duration<double>(Clock::now() - start).count()},
-          {"validation_denoise_seconds", made.denoise_seconds},
-          {"validation_decode_seconds", made.decode_seconds}};
+  return made.metrics;
 }
 
 std::unique_ptr<Validation> make_validation(const TrainContext& context,
