@@ -428,8 +428,8 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
               teacher.training.checkpoint.export_path)
         << name;
   }
-  for (const char* name : {"distill", "distill-data", "ablation-none", "ablation-no-gate", "ablation-sparsity-0.9",
-                           "ablation-ratio-1", "ablation-no-guidance"}) {
+  for (const char* name : {"distill", "distill-data", "ablation-none", "ablation-no-gate",
+                           "ablation-sparsity-0.9", "ablation-ratio-1", "ablation-no-guidance"}) {
     const Recipe sparse = shipped(std::string("tiny-shapes/") + name);
     EXPECT_EQ(sparse.models.at("student").init_from,
               shipped("tiny-shapes/vsa").training.checkpoint.export_path)
