@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
+#include "cli/commit.h"
 #include "cli/preprocess.h"
 #include "cli/version.h"
 
@@ -107,7 +108,7 @@ int run(Program& program, std::vector<std::string> words) {
     return words.empty() ? info(Code::kUsage).exit_status : 0;
   }
   if (words[0] == "--version" || words[0] == "-V") {
-    std::fputs(str("fastwan ", kVersion, "\n").c_str(), stdout);
+    std::fputs(str("fastwan ", kVersion, " (commit ", source_commit(), ")\n").c_str(), stdout);
     return 0;
   }
   std::vector<std::string> names = {"--help", "--version"};

@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -116,6 +117,10 @@ def test_the_run_tells_what_it_was(finetuned):
     run = finetuned / "run"
     facts = json.loads((run / "run.json").read_text())
     assert facts["seed"] == 5 and facts["environment"]["torch"].startswith("2.11")
+    version = subprocess.run([str(binary()), "--version"], capture_output=True, text=True).stdout
+    commit = re.fullmatch(r"fastwan [0-9.]+ \(commit (unknown|[0-9a-f]{12}(?:-dirty)?)\)\n", version)[1]
+    assert facts["environment"]["commit"] == commit
+    assert manifest(finetuned, STEPS)["environment"] == facts["environment"]
     assert (run / "config.yaml").read_text() == (run / f"checkpoint-{STEPS}" / "config.yaml").read_text()
     assert (run / "negative.safetensors").exists()
     assert len(list(run.glob("events.out.tfevents.*"))) == 1

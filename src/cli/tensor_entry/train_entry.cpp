@@ -13,6 +13,7 @@
 #include "base/digest.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "cli/commit.h"
 #include "cli/tensor_entry/train_parts.h"
 #include "cli/tensor_entry/train_validation.h"
 #include "cli/tensor_entry/train_work.h"
@@ -211,6 +212,7 @@ training::RunState identity_of(const TrainContext& context, const TrainDraft& dr
                            .frozen = draft.frozen,
                            .snapshots = snapshot_commits(context)};
   state.environment = {{"program", kVersion},
+                       {"commit", source_commit()},
                        {"torch", TORCH_VERSION},
                        {"device", context.device.str()},
                        {"threads", str(at::get_num_threads())},
