@@ -2,8 +2,11 @@
 
 #include <array>
 #include <cctype>
+#include <fstream>
 
 #include <dlfcn.h>
+
+#include "base/text.h"
 
 namespace fastwan::cli {
 namespace {
@@ -72,6 +75,18 @@ std::string cpu_instruction_set() {
 #else
   return "neon";
 #endif
+}
+
+std::string cpu_name() {
+  std::ifstream facts("/proc/cpuinfo");
+  constexpr std::string_view kKey = "model name";
+  for (std::string line; std::getline(facts, line);) {
+    if (const std::size_t colon = line.find(':');
+        line.starts_with(kKey) && colon != std::string::npos) {
+      return std::string(trim(std::string_view(line).substr(colon + 1)));
+    }
+  }
+  return "";
 }
 
 GpuSurvey survey_gpus() {

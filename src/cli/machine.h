@@ -12,6 +12,10 @@ namespace fastwan::cli {
 // The widest vector instructions, spelled as FASTWAN_CPU_ISA and the metadata spell them: "avx512".
 std::string cpu_instruction_set();
 
+// As the kernel calls the processor, "AMD EPYC 9654 96-Core Processor"; empty where it does not
+// say.
+std::string cpu_name();
+
 struct Gpu {
   std::string name;
   int64_t memory_bytes = 0;

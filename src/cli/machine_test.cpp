@@ -2,8 +2,19 @@
 
 #include <gtest/gtest.h>
 
+#include "base/text.h"
+
 namespace fastwan::cli {
 namespace {
+
+TEST(Machine, NamesItsProcessorInOneLine) {
+  const std::string name = cpu_name();
+  EXPECT_EQ(name, trim(name));
+  EXPECT_EQ(name.find_first_of(":\n"), std::string::npos) << name;
+#if defined(__x86_64__)  // other kernels need not tell
+  EXPECT_NE(name, "");
+#endif
+}
 
 TEST(Machine, KnowsTheRateOfADataSheetByTheDriversName) {
   EXPECT_EQ(promised_rate("NVIDIA H100 80GB HBM3"), 989.5e12);

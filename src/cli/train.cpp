@@ -152,7 +152,9 @@ config::TrainRun run_of(const Program& program,
   run.device = flags.device;
   run.threads = config::to_int(flags.threads, {0, 4096}, "--threads");
   run.media_roots = venvs_of(program);
+  run.cpu_name = cpu_name();
   for (const Gpu& gpu : survey_gpus().gpus) {
+    run.gpu_names.push_back(gpu.name);
     run.gpu_rates.push_back(promised_rate(gpu.name).value_or(0));
   }
   return run;

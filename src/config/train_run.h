@@ -26,6 +26,9 @@ struct TrainRun {
   std::map<std::string, Path> snapshots;
   // Python environments that may hold the imageio-ffmpeg wheel, as io::open_ffmpeg takes them.
   std::vector<Path> media_roots;
+  // This machine's processors, as they call themselves; GPUs from cuda:0 on; empty: unknown.
+  std::string cpu_name;
+  std::vector<std::string> gpu_names;
   // Operations a second in bf16 that the data sheet of each GPU promises, cuda:0 first; 0: unknown.
   std::vector<double> gpu_rates;
 };

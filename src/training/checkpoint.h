@@ -69,10 +69,11 @@ struct RunState {
   std::string data_digest;
   std::map<std::string, int64_t> updates;  // optimizer updates of each role
   int64_t world = 1;
-  std::map<std::string, std::string> environment;  // versions, device, threads: a change warns
-  std::map<std::string, std::string> frozen;       // role -> digest of its weights
-  std::map<std::string, std::string> snapshots;    // key of a cached hub id -> commit it meant
-  std::string parent;                              // the checkpoint this run resumed from
+  // Versions, device, threads: what decides bits besides config and data. A change is told.
+  std::map<std::string, std::string> environment;
+  std::map<std::string, std::string> frozen;     // role -> digest of its weights
+  std::map<std::string, std::string> snapshots;  // key of a cached hub id -> commit it meant
+  std::string parent;                            // the checkpoint this run resumed from
 };
 
 // Writing

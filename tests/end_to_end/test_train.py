@@ -376,6 +376,22 @@ def test_fewer_processes_than_the_recipe_has_accumulate_its_batch(fastwan, tmp_p
         assert metrics(tmp_path / f"{name}-1") == metrics(tmp_path / f"{name}-2")
 
 
+def test_a_run_that_goes_on_in_another_environment_says_so_once(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=1)
+    assert train(fastwan, tmp_path).status == 0
+    same = train(fastwan, tmp_path, "--training.loop.max_train_steps=2")
+    assert same.status == 0 and "was saved elsewhere" not in same.err, same
+    words = ["train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "2"]
+    other = fastwan(*words, "--training.loop.max_train_steps=3", cwd=tmp_path)
+    assert other.status == 0, other
+    assert other.err.count("checkpoint-2 was saved elsewhere: threads was 1, is 2. The run goes on") == 1, other
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["environment"]
+    assert set(facts) == {"program", "commit", "torch", "device", "processor", "deterministic", "threads", "instructions"}
+    assert (facts["threads"], facts["device"], facts["deterministic"]) == ("2", "cpu", "no")
+    again = fastwan(*words, "--deterministic", "--training.loop.max_train_steps=4", cwd=tmp_path)
+    assert "elsewhere: deterministic was no, is yes. The" in again.err, "what the last checkpoint was saved in counts"
+
+
 def logged_steps(folder):
     log = folder / "run" / "metrics.jsonl"
     return len(log.read_text().splitlines()) if log.exists() else 0

@@ -3,6 +3,7 @@
 #include <array>
 #include <map>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include <ATen/Context.h>
@@ -131,6 +132,33 @@ void check_same_run(const training::RunState& stored,
   }
 }
 
+// cuda for cuda:1: which of several equal ones changes no bit.
+std::string_view kind_of_device(std::string_view device) {
+  return device.substr(0, device.find(':'));
+}
+
+// What a person must know who expects the bits of an uninterrupted run; empty: nothing. Of an
+// earlier program's checkpoint what it tells.
+std::string environment_note(const training::Checkpoint& checkpoint,
+                             const std::map<std::string, std::string>& ours) {
+  std::vector<std::string> differences;
+  for (const auto& [key, before] : checkpoint.state().environment) {
+    const auto now = ours.find(key);
+    const bool is_same = now == ours.end() || now->second == before ||
+                         (key == "device" && kind_of_device(now->second) == kind_of_device(before));
+    if (!is_same) {
+      differences.push_back(
+          str(escape_control(key), " was ", escape_control(before), ", is ", now->second));
+    }
+  }
+  return differences.empty()
+             ? ""
+             : str(checkpoint.folder().string(),
+                   " was saved elsewhere: ", join_first(differences, differences.size()),
+                   ". The run goes on, but its numbers may part in the last bits from those of "
+                   "an uninterrupted one");
+}
+
 training::LrKind lr_kind_of(config::LrScheduler kind) {
   switch (kind) {
     case config::LrScheduler::kConstantWithWarmup:
@@ -202,7 +230,18 @@ bool tracks(const Recipe& recipe, const char* tracker) {
   return std::find(all.begin(), all.end(), tracker) != all.end();
 }
 
-training::RunState identity_of(const TrainContext& context, const TrainDraft& draft) {
+// The processor that trains.
+std::string processor_of(const TrainContext& context, const config::TrainRun& run) {
+  if (context.device.is_cpu()) {
+    return run.cpu_name;
+  }
+  const auto index = static_cast<std::size_t>(std::max<int>(0, context.device.index()));
+  return index < run.gpu_names.size() ? run.gpu_names[index] : "";
+}
+
+training::RunState identity_of(const TrainContext& context,
+                               const config::TrainRun& run,
+                               const TrainDraft& draft) {
   const Recipe& recipe = context.recipe;
   training::RunState state{.method = config::name_of(recipe.method.kind),
                            .config = config::to_yaml(recipe),
@@ -215,6 +254,8 @@ training::RunState identity_of(const TrainContext& context, const TrainDraft& dr
                        {"commit", source_commit()},
                        {"torch", TORCH_VERSION},
                        {"device", context.device.str()},
+                       {"processor", processor_of(context, run)},
+                       {"deterministic", run.deterministic ? "yes" : "no"},
                        {"threads", str(at::get_num_threads())},
                        {"instructions", at::get_cpu_capability()}};
   return state;
@@ -314,11 +355,15 @@ config::TrainReport train(const TrainCall& call) {
       .latent_frames = draft.latent_frames,
       .threads = std::max<int64_t>(1, recipe.training.data.dataloader_num_workers)};
   data::check_loader(loading, draft.num_rows);
-  training::RunState identity = identity_of(context, draft);
+  training::RunState identity = identity_of(context, call.run, draft);
   const training::RunStart start = training::open_run(
       run, training::read_resume_choice(call.run.resume), *context.mesh.world, context.on_note);
   if (start.checkpoint) {
     check_same_run(start.checkpoint->state(), identity, recipe, call.run.allow_change);
+    if (const std::string note = environment_note(*start.checkpoint, identity.environment);
+        !note.empty()) {
+      context.on_note(note);
+    }
   }
 
   const TrainSetup setup = draft.load();
