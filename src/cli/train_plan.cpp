@@ -12,6 +12,7 @@
 #include "models/layout/configs.h"
 #include "models/layout/published.h"
 #include "models/layout/tensors.h"
+#include "models/layout/training_fit.h"
 #include "ops/topk.h"
 
 namespace fastwan::cli {
@@ -78,13 +79,20 @@ bool is_sparse(const RoleModel& model) {
   return model.attention_backend == config::AttentionBackend::kVsa;
 }
 
-layout::WanDitConfig transformer_config(const std::string& role,
-                                        const RoleModel& model,
-                                        const config::Vsa& vsa,
-                                        std::vector<std::string>& notes) {
+struct Transformer {
+  std::string place;
   layout::WanDitConfig config;
+};
+
+Transformer transformer_of(const std::string& role,
+                           const RoleModel& model,
+                           const config::Vsa& vsa,
+                           std::vector<std::string>& notes) {
+  Transformer out{.place = model.init_from};
+  layout::WanDitConfig& config = out.config;
   if (const auto file = find_config(model.init_from, "transformer")) {
     config = layout::read_wan_dit(read_config(*file), file->string());
+    out.place = file->parent_path().string();
   } else if (const layout::PublishedModel* known = layout::published_model(model.init_from)) {
     notes.push_back(str("models.", role, ".init_from ", escape_control(model.init_from),
                         " is not on this machine: sizes of the published model are taken"));
@@ -93,38 +101,41 @@ layout::WanDitConfig transformer_config(const std::string& role,
     throw_no_config("models." + role + ".init_from", model.init_from);
   }
   config.is_gated = is_sparse(model) && vsa.coarse_branch;
-  return config;
+  return out;
 }
 
-struct LatentScale {
-  int64_t channels = 16, pixels = 8;
-};
-
-LatentScale latent_scale(const Recipe& recipe) {
+layout::TrainingInputs training_inputs(const Recipe& recipe) {
   const std::string& model = recipe.training.model_path;
+  layout::TrainingInputs out{.model = model};
   if (const auto file = find_config(model, "vae")) {
     const layout::WanVaeConfig vae = layout::read_wan_vae(read_config(*file), file->string());
-    return {vae.z_dim, vae.scale_factor_spatial};
+    out.latent_channels = vae.z_dim;
+    out.pixels_a_latent = vae.scale_factor_spatial;
+    // A VAE's own folder is enough for a plan; of texts nothing is known then.
+    const Path text = file->parent_path().parent_path() / "text_encoder" / "config.json";
+    if (std::error_code ignored; std::filesystem::is_regular_file(text, ignored)) {
+      out.text_width = layout::read_umt5(read_config(text), text.string()).d_model;
+    }
+  } else if (const layout::PublishedModel* known = layout::published_model(model)) {
+    out.latent_channels = known->vae_channels;
+    out.pixels_a_latent = known->vae_scale;
+    out.text_width = known->transformer.text_dim;
+  } else {
+    throw_no_config("training.model_path", model);
   }
-  if (const layout::PublishedModel* known = layout::published_model(model)) {
-    return {known->vae_channels, known->vae_scale};
-  }
-  throw_no_config("training.model_path", model);
+  return out;
 }
 
-layout::LatentSize latent_of(const Recipe& recipe, const LatentScale& scale) {
+layout::LatentSize latent_of(const Recipe& recipe, const layout::TrainingInputs& inputs) {
   const config::Data& d = recipe.training.data;
   if (d.num_height == 0 || d.num_width == 0 || d.num_latent_t == 0) {
     throw InvalidInput(Code::kConflict,
                        "training.data.num_frames (or num_latent_t), num_height and num_width give "
                        "the size to plan for; rows are not read here");
   }
-  if (d.num_height % scale.pixels != 0 || d.num_width % scale.pixels != 0) {
-    throw InvalidInput(Code::kConflict,
-                       str("training.data.num_height and num_width must be multiples of ",
-                           scale.pixels, ", got ", d.num_height, " and ", d.num_width));
-  }
-  return {scale.channels, d.num_latent_t, d.num_height / scale.pixels, d.num_width / scale.pixels};
+  layout::check_pixels(d.num_height, d.num_width, inputs);
+  return {inputs.latent_channels, d.num_latent_t, d.num_height / inputs.pixels_a_latent,
+          d.num_width / inputs.pixels_a_latent};
 }
 
 layout::RecomputedBlocks recomputed(const Recipe& recipe, const RoleModel& model) {
@@ -238,16 +249,6 @@ void check_mesh(const Recipe& recipe, const std::string& role, const layout::Wan
   }
 }
 
-void check_channels(const std::string& role,
-                    const layout::WanDitConfig& config,
-                    const LatentScale& scale) {
-  if (config.in_channels != scale.channels) {
-    throw InvalidInput(Code::kConflict,
-                       str("models.", role, " takes latents of ", config.in_channels,
-                           " channels, the VAE of training.model_path makes ", scale.channels));
-  }
-}
-
 void plan_work(TrainPlan& plan, const Recipe& recipe, const std::vector<Network>& networks) {
   const double videos = real(plan.global_batch);
   if (recipe.method.kind != MethodKind::kDistill) {
@@ -314,13 +315,15 @@ std::optional<int64_t> least_shard(std::vector<Network> networks,
 std::vector<Network> transformers(TrainPlan& plan,
                                   const Recipe& recipe,
                                   std::vector<std::string>& notes) {
-  const LatentScale scale = latent_scale(recipe);
-  plan.latent = latent_of(recipe, scale);
+  const layout::TrainingInputs inputs = training_inputs(recipe);
+  plan.latent = latent_of(recipe, inputs);
   plan.text_tokens = recipe.training.data.text_len;
   std::vector<Network> networks;
   for (const auto& [role, model] : recipe.models) {
-    const layout::WanDitConfig config = transformer_config(role, model, recipe.training.vsa, notes);
-    check_channels(role, config, scale);
+    const auto& [place, config] = transformer_of(role, model, recipe.training.vsa, notes);
+    const layout::TrainedNetwork network{.role = role, .place = place, .config = config};
+    layout::check_inputs(network, inputs);
+    layout::check_patches(network, plan.latent);
     check_mesh(recipe, role, config);
     const layout::TokenGrid grid = layout::token_grid(config, plan.latent);
     if (role == "student") {

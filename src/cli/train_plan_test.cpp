@@ -140,13 +140,18 @@ TEST(TrainPlan, WhatCannotBePlannedIsSaid) {
                                 {"training.model_path", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}}))
                 .find("not_found: models.student.init_from no/such-model"),
             std::string::npos);
-  EXPECT_NE(code(shipped(name, {{"training.model_path", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}}))
-                .find("takes latents of 16 channels, the VAE of training.model_path makes 48"),
-            std::string::npos);
+  EXPECT_NE(
+      code(shipped(name, {{"training.model_path", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}}))
+          .find("models.critic: Wan-AI/Wan2.1-T2V-1.3B-Diffusers takes latents of 16 channels, the "
+                "VAE of Wan-AI/Wan2.2-TI2V-5B-Diffusers makes 48"),
+      std::string::npos);
   EXPECT_NE(code(shipped("wan2.1-14b-distill-vsa-64gpu", {{"training.distributed.sp_size", "64"}}))
                 .find("sp_size 64 must divide the 40 heads"),
             std::string::npos);
   EXPECT_NE(code(shipped(name, {{"training.data.num_height", "450"}})).find("multiples of 8"),
+            std::string::npos);
+  EXPECT_NE(code(shipped(name, {{"training.data.num_height", "456"}}))
+                .find("models.critic takes latents in patches of 1x2x2, those of this run are "),
             std::string::npos);
 }
 

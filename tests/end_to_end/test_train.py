@@ -261,6 +261,9 @@ def test_networks_that_do_not_fit_each_other_are_refused_before_weights_are_read
         assert run.status == 2 and "error[conflict]" in run.err, run
         assert f"models.{role}: {model}/transformer" in run.err and told in run.err, run
         assert "loading" not in run.err, run
+        plan = train(fastwan, tmp_path, f"--models.{role}.init_from={model}", "--dry-run")
+        assert plan.status == 2 and plan.err.splitlines()[-1] == run.err.splitlines()[-1], plan
+    assert train(fastwan, tmp_path, "--dry-run").status == 0
 
 
 def write_rows(folder, kind="t2v", count=4, latent=(16, 3, 8, 8), width=64):
