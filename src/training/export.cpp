@@ -219,8 +219,29 @@ void fill(const Path& folder,
 
 constexpr const char* kMark = ".fastwan-export";
 
+// As AtomicFile names the mark until it is whole: what a kill leaves of it.
+bool is_unfinished_mark(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  return name.starts_with(str('.', kMark, '.')) && name.ends_with(".part");
+}
+
 bool is_export(const Path& folder) {
-  return fs::is_directory(folder) && (fs::is_empty(folder) || fs::exists(folder / kMark));
+  return fs::is_directory(folder) &&
+         (fs::exists(folder / kMark) || std::all_of(fs::directory_iterator(folder),
+                                                    fs::directory_iterator(), is_unfinished_mark));
+}
+
+// The mark goes last: a kill in between leaves an export, not a folder of someone's. Of a link the
+// link alone.
+void remove_export(const Path& folder) {
+  if (fs::is_directory(fs::symlink_status(folder))) {
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      if (entry.path().filename() != kMark) {
+        fs::remove_all(entry.path());
+      }
+    }
+  }
+  fs::remove_all(folder);
 }
 
 void check_replaceable(const Path& to) {
@@ -328,7 +349,7 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
   check_replaceable(unfinished);  // a killed export marked its own first
   check_against_config(weights, options.component,
                        options.base / options.component / "config.json");
-  fs::remove_all(unfinished);
+  remove_export(unfinished);
   std::error_code error;
   fs::create_directories(unfinished, error);
   if (error) {
@@ -337,9 +358,7 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
   mark_as_export(unfinished);
   try {
     fill(unfinished, weights, options);
-    if (fs::exists(options.to)) {
-      fs::remove_all(options.to);
-    }
+    remove_export(options.to);
     rename_durably(unfinished, options.to);
   } catch (...) {
     std::error_code ignored;
