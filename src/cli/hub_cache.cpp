@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/env.h"
 #include "base/text.h"
+#include "models/layout/published.h"
 
 namespace fastwan::cli {
 
@@ -59,6 +60,10 @@ Path find_model(const std::string& model, const std::string& revision, const std
   if (!is_hub_id(model)) {
     throw IoError(Code::kNotFound,
                   str(flag, " ", escape_control(model), ": no such file or folder"));
+  }
+  if (layout::is_clip_conditioned(model)) {
+    throw InvalidInput(Code::kUnsupportedModel,
+                       str(flag, " ", model, ": ", layout::kNoImageBranch));
   }
   const std::string which = revision.empty() ? "" : " --revision " + revision;
   throw IoError(Code::kNotFound,

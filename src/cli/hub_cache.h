@@ -21,8 +21,9 @@ bool is_hub_id(const std::string& text);
 // none of these.
 std::optional<Path> look_up_model(const std::string& model, const std::string& revision);
 
-// The same; IoError not_found with the command that downloads a hub id that is not cached. `flag`
-// names the argument in messages.
+// The same; IoError not_found with the command that downloads a hub id that is not cached, or
+// InvalidInput unsupported_model for one that a download would not help. `flag` names the argument
+// in messages.
 Path find_model(const std::string& model,
                 const std::string& revision,
                 const std::string& flag = "--model-path");

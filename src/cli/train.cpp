@@ -22,6 +22,7 @@
 #include "cli/train_progress.h"
 #include "cli/version.h"
 #include "config/assign.h"
+#include "models/layout/published.h"
 
 namespace fastwan::cli {
 namespace {
@@ -101,6 +102,16 @@ int print_plan(const config::Recipe& recipe, const TrainFlags& flags) {
   const std::string text = flags.json ? dump_json(plan_json(plan)) + "\n" : plan_text(plan);
   std::fputs(text.c_str(), stdout);
   return 0;
+}
+
+// A recipe that cannot run is still one to print and to change.
+void note_image_models(const config::Recipe& recipe, std::vector<std::string>& notes) {
+  for (const auto& [role, model] : recipe.models) {
+    if (layout::is_clip_conditioned(model.init_from)) {
+      notes.push_back(str("models.", role, ".init_from ", model.init_from,
+                          ", so this recipe will not run: ", layout::kNoImageBranch));
+    }
+  }
 }
 
 struct RecipeKeys {
@@ -251,6 +262,9 @@ int run(const Program& program,
   std::vector<std::string> notes;
   const config::Recipe recipe =
       assemble_recipe(flags.config, method.empty() ? flags.method : method, arguments, notes);
+  if (flags.prints_recipe) {
+    note_image_models(recipe, notes);
+  }
   print_notes(notes);
   if (flags.prints_recipe) {
     std::fputs(config::to_yaml(recipe).c_str(), stdout);

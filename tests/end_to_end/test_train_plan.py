@@ -57,6 +57,21 @@ def test_tiny_stages_plan_from_their_start_folder(fastwan):
     assert "below about 10,000 sparse attention saves little" in run.err
 
 
+def test_a_recipe_of_an_image_model_is_read_and_no_run_of_it_starts(fastwan):
+    flags = (ROOT / "tests/data/fastvideo/finetune_i2v_14b_vsa_720p.flags").read_text().split()
+    printed = fastwan("train", *flags, "--print-recipe")
+    assert printed.status == 0 and "Wan2.1-I2V-14B-720P-Diffusers" in printed.out, printed
+    told = "models.student.init_from Wan-AI/Wan2.1-I2V-14B-720P-Diffusers, so this recipe will not run"
+    assert told in printed.err, printed
+    for arguments in (["train", *flags, "--dry-run"], ["train", *flags],
+                      ["generate", "-p", "a", "-m", "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers"]):
+        refused = fastwan(*arguments)
+        expect(refused, 3, "unsupported_model", "CLIP image features", "Wan2.2-TI2V-5B")
+        assert "hf download" not in refused.err, "a download would not help"
+    other = fastwan("train", "--config", DISTILL, "--print-recipe")
+    assert other.status == 0 and "will not run" not in other.err, other
+
+
 @pytest.mark.parametrize("arguments, status, code, words", [
     ([], 2, "usage", ["--config FILE"]),
     (["--config", "absent.yaml"], 4, "not_found", ["absent.yaml"]),

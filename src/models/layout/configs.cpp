@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "models/layout/published.h"
 
 namespace fastwan::layout {
 namespace {
@@ -31,11 +32,8 @@ int64_t size_or(const Json& json, const char* key, int64_t fallback, const std::
 
 void refuse_if_set(const Json& json, const char* key, const std::string& origin) {
   if (json.contains(key) && !json.at(key).is_null()) {
-    throw InvalidInput(
-        Code::kUnsupportedModel,
-        str(origin, ": ", key,
-            " is set: models conditioned on CLIP image features (Wan2.1-I2V) are not supported. "
-            "For a first frame use Wan2.2-TI2V-5B"));
+    throw InvalidInput(Code::kUnsupportedModel,
+                       str(origin, ": ", key, " is set: ", kNoImageBranch));
   }
 }
 
@@ -52,8 +50,7 @@ WanDitConfig read_original_wan(const Json& json, const std::string& origin) {
   const auto type = json_get_or<std::string>(json, "model_type", "t2v", origin);
   if (type == "i2v" || type == "flf2v") {
     throw InvalidInput(Code::kUnsupportedModel,
-                       str(origin, ": model_type ", type,
-                           " is conditioned on CLIP image features, which is not supported"));
+                       str(origin, ": model_type is ", type, ": ", kNoImageBranch));
   }
   WanDitConfig config;
   config.num_heads = size_of(json, "num_heads", origin);

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "models/layout/configs.h"
+#include "models/layout/published.h"
 #include "models/layout/tensors.h"
 
 namespace fastwan::layout {
@@ -107,6 +108,17 @@ TEST(Configs, ClipConditionedModelsAreRefusedByName) {
                         "in_channels": 36, "text_dim": 4096, "freq_dim": 256, "image_dim": 1280})",
           [](const Json& json) { read_wan_dit(json, "config.json"); }),
       Code::kUnsupportedModel);
+}
+
+TEST(Configs, ImageModelsAreKnownByName) {
+  for (const char* name : {"Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "models/Wan2.1-I2V-14B-720P",
+                           "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers"}) {
+    EXPECT_TRUE(is_clip_conditioned(name)) << name;
+  }
+  for (const char* name : {"Wan-AI/Wan2.1-T2V-14B-Diffusers", "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+                           "Wan2.1-I2V-mine/student", ""}) {
+    EXPECT_FALSE(is_clip_conditioned(name)) << name;
+  }
 }
 
 TEST(Configs, HostileSizesAreRefused) {

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "models/layout/published.h"
 
 namespace fastwan::layout {
 namespace {
@@ -92,11 +93,8 @@ void read_index(const Path& file, ModelFolder& out) {
   }
   out.expand_timesteps = json_get_or<bool>(index, "expand_timesteps", false, origin);
   if (names_component(index, "image_encoder")) {
-    throw InvalidInput(
-        Code::kUnsupportedModel,
-        str(origin,
-            ": models conditioned on CLIP image features (Wan2.1-I2V) are not supported. "
-            "For a first frame use Wan2.2-TI2V-5B"));
+    throw InvalidInput(Code::kUnsupportedModel,
+                       str(origin, ": names an image_encoder: ", kNoImageBranch));
   }
   // boundary_ratio alone proves nothing: the conversion script writes it for models with one
   // transformer too.

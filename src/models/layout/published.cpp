@@ -35,13 +35,22 @@ const std::vector<PublishedModel>& table() {
   return kTable;
 }
 
+std::string_view name_in(std::string_view model) {
+  return model.substr(model.rfind('/') + 1);
+}
+
 }  // namespace
 
 const PublishedModel* published_model(std::string_view model) {
-  const std::string_view name = model.substr(model.rfind('/') + 1);
+  const std::string_view name = name_in(model);
   const auto found = std::find_if(table().begin(), table().end(),
                                   [name](const PublishedModel& m) { return m.name == name; });
   return found == table().end() ? nullptr : &*found;
+}
+
+bool is_clip_conditioned(std::string_view model) {
+  const std::string_view name = name_in(model);
+  return name.starts_with("Wan2.1-I2V-") || name.starts_with("Wan2.1-FLF2V-");
 }
 
 }  // namespace fastwan::layout

@@ -1,4 +1,5 @@
-// Sizes of the published models, for plans about models that are not on this machine.
+// What is known of the published models by name, where they are not on this machine: sizes, for
+// plans, and which cannot be used.
 #pragma once
 
 #include <string_view>
@@ -17,5 +18,11 @@ struct PublishedModel {
 
 // By hub id or folder name; nullptr for others.
 const PublishedModel* published_model(std::string_view model);
+
+// Wan2.1's models that start from an image: no network here has their image branch.
+bool is_clip_conditioned(std::string_view model);
+inline constexpr const char* kNoImageBranch =
+    "models conditioned on CLIP image features (Wan2.1-I2V) are not supported. "
+    "For a first frame use Wan2.2-TI2V-5B";
 
 }  // namespace fastwan::layout
