@@ -94,7 +94,7 @@ def copy_rounded(source, target, to):
 def copy_component(source, target, to=None):
     """The files of a folder, links followed; weights rounded to a type of ROUNDED where one is named."""
     target.mkdir(parents=True)
-    for file in sorted(source.iterdir()):
+    for file in sorted(file for file in source.iterdir() if not file.name.startswith(".")):  # marks of exports stay
         if to and file.suffix == ".safetensors":
             copy_rounded(file, target / file.name, to)
         else:
@@ -205,10 +205,12 @@ class Checkpoint:
 
     def training(self, stage, root):
         entry = json.loads((self.runs / stage / "progress.json").read_text())
-        steps = f"{entry['step']} steps, " if "step" in entry else ""
         recipe = self.recipes / f"{stage}.yaml"
-        seed = next(line.split(":", 1)[1].strip() for line in recipe.read_text().splitlines() if line.strip().startswith("seed:"))
-        return f"`{recipe.relative_to(root)}`, {steps}seed {seed}"
+        value = lambda key: next((line.split(":", 1)[1].strip() for line in recipe.read_text().splitlines()
+                                  if line.strip().startswith(f"{key}:")), None)
+        steps = f"{entry['step']} steps, " if "step" in entry else ""
+        other = "" if str(entry.get("step")) == value("max_train_steps") else ", not the recipe as it stands"
+        return f"`{recipe.relative_to(root)}`, {steps}seed {value('seed')}{other}"
 
     def figures(self):
         """Lines of the evaluation's report, if there is one with the student in it."""
@@ -223,13 +225,16 @@ class Checkpoint:
             return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
 
         lines = [f"`fastwan eval experiment`, {rows['student']['seen']['clips']} prompts of combinations that were seen in training and as many "
-                 "held out: share of clips with all six attributes right, and its 95 % interval.", "",
-                 "| | seen | held out | Frechet distance | coverage |", "|---|---|---|---|---|"]
+                 "held out: share of clips with all six attributes right, and its 95 % interval. Spread: of start positions within a prompt, "
+                 "over the training clips' law.", "",
+                 "| | seen | held out | Frechet distance | coverage | spread |", "|---|---|---|---|---|---|"]
         for row in (rows[name] for name in ROWS if name in rows):
             distances = row.get("distances", {})
             frechet, coverage = distances.get("frechet", {}).get("value"), distances.get("coverage")
+            spread = row.get("repeated", {}).get("position_spread")
             lines.append(f"| {row['title']} | {share(row, 'seen')} | {share(row, 'held_out')} | "
-                         f"{'' if frechet is None else f'{frechet:.3g}'} | {'' if coverage is None else f'{coverage:.3f}'} |")
+                         f"{'' if frechet is None else f'{frechet:.3g}'} | {'' if coverage is None else f'{coverage:.3f}'} | "
+                         f"{'' if spread is None else f'{spread:.2f}'} |")
         return lines
 
     def readme(self, folder, name, shown, prompt, root):
@@ -240,8 +245,8 @@ class Checkpoint:
             f"A trained model small enough to lie in a repository, a complete checkpoint in FastWan's layout: a student of {len(steps)} steps "
             f"with gated sparse attention (sparsity {preset['VSA_sparsity']:g}), causal VAE and UMT5 encoder. It shows one moving shape, "
             f"{preset['width']}x{preset['height']} pixels, {preset['num_frames']} frames at {preset['fps']} a second; it has seen clips of that "
-            "size alone. All of it was trained from nothing on procedural clips (`src/data/shapes.h`) by `tools/train_tiny`, and put together by "
-            "its `--ship`.", "",
+            "size alone. All of it was trained from nothing on procedural clips (`src/data/shapes.h`) by `fastwan train`, and put together by "
+            "`tools/train_tiny --ship`; docs/experiments/tiny-shapes tells in which runs, and what its clips lack.", "",
             "```sh", f'fastwan generate -m {shown} -p "{prompt}"', "```", "",
             "It knows the words that `fastwan.json` lists under `vocabulary`: colours, shapes, directions, sizes, speeds and backgrounds, in "
             "sentences like this one. `features/` holds the net behind the distances of `fastwan eval`."]

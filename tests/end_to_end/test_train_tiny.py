@@ -88,8 +88,62 @@ def test_a_stage_finished_before_digests_were_kept_counts_as_unchanged(tmp_path)
 
 
 def test_a_budget_that_is_over_starts_nothing(tmp_path):
-    run = tool(tmp_path, "--stage", "text", "--budget", "5")
+    run = tool(tmp_path, "--stage", "text", "--budget", "25")
     assert run.returncode == 75 and not (tmp_path / "runs/tiny-shapes-ci/text").exists(), run
+    hopeless = tool(tmp_path, "--stage", "text", "--budget", "5")  # 75 would be asked again for ever
+    assert hopeless.returncode == 2 and "at least 20 seconds" in hopeless.stderr, hopeless
+
+
+def test_a_stage_whose_input_was_made_anew_is_refused_until_it_is_accepted(tmp_path):
+    finished(tmp_path, "text", "vae", "teacher")
+    runs = tmp_path / "runs/tiny-shapes-ci"
+    words = ["--stage", "vsa", *settings(training__loop__max_train_steps=1, training__data__shapes__count=4,
+                                         training__optimizer__lr_warmup_steps=0)]
+    made = tool(tmp_path, *words)
+    assert made.returncode == 0, made.stderr
+    assert list(progress(tmp_path, "vsa")["inputs"]) == ["teacher"]
+    assert tool(tmp_path, *words).returncode == 0
+    weights = runs / "teacher/export/transformer/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    refused = tool(tmp_path, *words)
+    assert refused.returncode == 2 and "the export of teacher is another" in refused.stderr, refused
+    for extra in (["--keep"], []):
+        assert tool(tmp_path, *words, *extra).returncode == 0
+
+
+def test_what_belongs_to_the_registered_experiment_is_not_replaced_by_smoke(tmp_path):
+    finished(tmp_path, *SHIPPED)
+    for words, said in ((["--ship"], "wants a FOLDER"), (["--publish"], "registered"), (["--samples", "8", "--publish"], "registered"),
+                        (["--ship", ""], "empty name")):
+        run = tool(tmp_path, *words)
+        assert run.returncode == 2 and said in run.stderr, run
+
+
+def test_unpacking_takes_nothing_it_does_not_know_and_replaces_nothing(tmp_path):
+    nothing = tool(tmp_path, "--unpack", tmp_path)
+    assert nothing.returncode == 1 and "tiny-shapes-ci-1.tar" in nothing.stderr, nothing
+    finished(tmp_path, "text")
+    packed = tool(tmp_path, "--stage", "pack")
+    assert packed.returncode == 0, packed.stderr
+    again = tool(tmp_path, "--unpack", tmp_path / "runs/tiny-shapes-ci/leaving")
+    assert again.returncode == 1 and "error[exists]" in again.stderr and "text" in again.stderr, again
+
+
+def test_a_second_driver_is_refused_while_one_works(tmp_path):
+    import fcntl
+    runs = tmp_path / "runs/tiny-shapes-ci"
+    runs.mkdir(parents=True)
+    with open(runs / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        run = tool(tmp_path, "--stage", "text")
+    assert run.returncode == 1 and "error[locked]" in run.stderr, run
+    broken = runs / "text"
+    broken.mkdir()
+    (broken / "progress.json").write_text("{")
+    run = tool(tmp_path, "--list")
+    assert run.returncode == 1 and "error[bad_file]" in run.stderr and "progress.json" in run.stderr, run
 
 
 def test_a_killed_driver_takes_its_child_along_and_the_next_call_goes_on(tmp_path):
