@@ -152,6 +152,11 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
     print(document);
     std::fputs(((Path(evaluation.output_dir) / "report.html").string() + "\n").c_str(), stdout);
   }
+  for (const Json& row : document["rows"]) {
+    if (row["status"] == "failed") {  // before 75: the same command would fail again
+      return row["exit"].get<int>();
+    }
+  }
   return document["complete"].get<bool>() ? 0 : kStoppedResumable;
 }
 

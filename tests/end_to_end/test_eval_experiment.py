@@ -1,5 +1,6 @@
 """`fastwan eval experiment`: rows of models on procedural clips, gates, report, driven as a user does."""
 import json
+import shutil
 
 import numpy
 import pytest
@@ -99,6 +100,47 @@ def test_evaluation_keeps_rows_until_their_weights_or_settings_change(fastwan, e
     assert "sheets/real.png is missing" in (evaluation / "out/report.html").read_text()
 
 
+def test_a_quick_look_throws_no_row_away(fastwan, evaluation):
+    """Rows, sheets and the feature net's shares of other settings are kept aside and found again."""
+    folder = evaluation / "out"
+    whole = evaluate(fastwan, "--rows", "real", "--json")
+    assert whole.status == 75, whole
+    row, sheet = (folder / "rows/real.json").read_bytes(), (folder / "sheets/real.png").read_bytes()
+    quick = json.loads(evaluate(fastwan, "--rows", "real", "--samples", "9", "--json").out)
+    assert quick["rows"][0]["seen"]["clips"] == 9
+    assert (folder / "rows/real.json").read_bytes() != row
+    aside = sorted(file.name for file in (folder / "rows").iterdir())
+    start = json.loads(row)["fingerprint"][:12]
+    assert aside == [f"real.{start}.json", f"real.{start}.png", "real.json"]
+    again = json.loads(evaluate(fastwan, "--rows", "teacher", "--max-seconds", "0.000001", "--json").out)
+    assert again["rows"][0]["seen"]["clips"] == 12 and again["features"] == json.loads(whole.out)["features"]
+    assert (folder / "rows/real.json").read_bytes() == row and (folder / "sheets/real.png").read_bytes() == sheet
+
+
+def test_a_row_is_made_again_where_a_config_changed(fastwan, evaluation):
+    """The mean and deviation of latents stand in the VAE's config.json alone, the pieces of captions in tokenizer.json."""
+    model = evaluation / "model"
+    shutil.copytree(MODEL, model)
+    text = (evaluation / "evaluation.yaml").read_text()
+    (evaluation / "evaluation.yaml").write_text(text.replace(str(MODEL), str(model)))
+
+    def fingerprints():
+        rows = json.loads(evaluate(fastwan, "--rows", "real,student", "--samples", "8", "--json").out)["rows"]
+        return rows[0]["fingerprint"], rows[2]["fingerprint"]
+
+    before = fingerprints()
+    for part in ("vae/config.json", "text_encoder/config.json", "tokenizer/tokenizer.json"):
+        text = (model / part).read_text()
+        (model / part).write_text(text + " ")
+        changed = fingerprints()
+        assert changed[0] != before[0] and changed[1] != before[1], part
+        (model / part).write_text(text)
+    config = json.loads((model / "transformer/config.json").read_text())
+    (model / "transformer/config.json").write_text(json.dumps({**config, "eps": 1e-5}))
+    changed = fingerprints()
+    assert changed[0] == before[0] and changed[1] != before[1]
+
+
 def test_a_row_may_name_a_hub_id_and_base_timesteps(fastwan, evaluation):
     repository = evaluation / "cache" / "models--nowhere--export"
     (repository / "snapshots").mkdir(parents=True)
@@ -137,3 +179,55 @@ def test_mistakes_of_an_evaluation_have_codes(fastwan, evaluation):
         assert run.status == 2 and message in run.err and run.err.startswith("error["), run
     run = fastwan("eval", "experiment")
     assert run.status == 2 and "--config" in run.err
+
+
+def change(evaluation, old, new):
+    text = (evaluation / "evaluation.yaml").read_text()
+    assert old in text
+    (evaluation / "evaluation.yaml").write_text(text.replace(old, new))
+
+
+def test_what_every_row_would_stumble_over_is_said_before_any_is_made(fastwan, evaluation):
+    def refused(status, *messages):
+        run = evaluate(fastwan)
+        assert run.status == status and run.err.count("error[") == 1, run
+        assert all(message in run.err for message in messages), run
+        assert not (evaluation / "out/rows").exists() or not list((evaluation / "out/rows").iterdir())
+
+    change(evaluation, "num_height: 64", "num_height: 97")
+    refused(2, "num_height", "multiple of 8", "97", "96, 104")
+    change(evaluation, "num_height: 97", "num_height: 64")
+    change(evaluation, "num_frames: 9", "num_frames: 10")
+    refused(2, "num_frames", "4k+1", "got 10")
+    change(evaluation, "num_frames: 10", "num_frames: 9")
+    whole = (evaluation / "features.safetensors").read_bytes()
+    (evaluation / "features.safetensors").write_bytes(b"12345")
+    refused(3, "features.safetensors")
+    (evaluation / "features.safetensors").write_bytes(whole)
+    (evaluation / "figures.json").write_text('{"student.cpu_seconds": 4.5')
+    refused(3, "figures.json")
+    (evaluation / "figures.json").write_text("[4.5]")
+    refused(3, "figures.json", "object")
+    (evaluation / "figures.json").write_text("{}")
+    (evaluation / "thresholds.yaml").write_text("gates: {Q0: {quantity: nothing}}")
+    change(evaluation, f"{ROOT}/recipes/tiny-shapes/thresholds.yaml", "thresholds.yaml")
+    refused(2, "Q0")
+
+
+def test_a_row_that_fails_fails_the_evaluation(fastwan, evaluation):
+    broken = evaluation / "broken"
+    shutil.copytree(MODEL, broken)
+    file = next((broken / "transformer").glob("*.safetensors"))
+    file.write_bytes(b"12345")
+    change(evaluation, "student, model: " + str(MODEL), "student, model: " + str(broken))
+    run = evaluate(fastwan, "--json")
+    assert run.status == 3, run
+    rows = {row["name"]: row for row in json.loads(run.out)["rows"]}
+    assert rows["student"]["status"] == "failed" and file.name in rows["student"]["reason"]
+    assert rows["real"]["status"] == rows["teacher"]["status"] == "done"
+    # Who does not ask for it is told, and not failed.
+    change(evaluation, "dense: {title: dense, model: nowhere/export, sampler: dmd}", "")
+    assert evaluate(fastwan, "--rows", "real").status == 75
+    shutil.rmtree(broken / "transformer")
+    run = evaluate(fastwan, "--rows", "student")
+    assert run.status == 3 and "transformer" in run.err, run

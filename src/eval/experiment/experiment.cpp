@@ -8,15 +8,42 @@
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/text.h"
+#include "config/thresholds.h"
 #include "eval/experiment/experiment_report.h"
 #include "eval/experiment/judge_row.h"
-#include "io/image.h"
+#include "eval/experiment/kept_files.h"
+#include "models/layout/model_folder.h"
+#include "models/shape_features.h"
 
 namespace fastwan::eval {
 namespace {
 
-std::string digest_of(const Path& where) {
-  return sha256_files(where, {".safetensors"});
+// Configs too: a VAE's hold the mean and deviation of its latents.
+std::string digest_of(const Path& component) {
+  return sha256_files(component, {".json", ".safetensors"});
+}
+
+// As the VAE and the transformers of the rows want it.
+void check_sizes(const config::Evaluation& e, const layout::ModelFolder& model) {
+  const bool samples = std::any_of(e.rows.begin(), e.rows.end(), [](const auto& row) {
+    return row.clips == config::ClipsFrom::kSampled;
+  });
+  const int64_t side = samples ? model.size_multiple() : model.vae_config.scale_factor_spatial;
+  const int64_t time = model.vae_config.scale_factor_temporal;
+  for (const auto& [name, pixels] :
+       {std::pair("num_height", e.num_height), std::pair("num_width", e.num_width)}) {
+    if (pixels % side != 0) {
+      throw InvalidInput(Code::kBadValue,
+                         str(name, " of the evaluation must be a multiple of ", side, ", got ",
+                             pixels, ". Nearest: ", std::max(side, pixels / side * side), ", ",
+                             (pixels / side + 1) * side));
+    }
+  }
+  if (e.num_frames % time != 1 % time) {
+    throw InvalidInput(Code::kBadValue, str("num_frames of the evaluation must be ", time,
+                                            "k+1, got ", e.num_frames));
+  }
+  data::shapes::check_format(format_of(e));
 }
 
 class Experiment {
@@ -29,12 +56,23 @@ class Experiment {
         options_(options),
         watch_(watch),
         on_note_(on_note),
-        output_(evaluation.output_dir) {
+        output_(evaluation.output_dir),
+        rows_(output_ / "rows", output_ / "sheets"),
+        probes_(output_),
+        gates_(config::read_thresholds(evaluation.thresholds)),
+        elsewhere_(figures_elsewhere(evaluation)) {
     for (const std::string& name : options.rows) {
       if (std::none_of(evaluation.rows.begin(), evaluation.rows.end(),
                        [&name](const auto& row) { return row.name == name; })) {
         throw InvalidInput(Code::kBadValue, str("--rows: there is no row ", escape_control(name)));
       }
+    }
+    // What every row would stumble over, and what would be missed after hours.
+    if (std::filesystem::exists(evaluation.model)) {
+      check_sizes(evaluation, layout::open_model_folder(evaluation.model, {}));
+    }
+    if (std::filesystem::exists(evaluation.features)) {
+      models::load_shape_features(evaluation.features);
     }
   }
 
@@ -57,13 +95,9 @@ class Experiment {
     }
     judge_probes(document);
     add_agreement(document["rows"]);
-    Json elsewhere = Json::object();
-    if (!evaluation_.figures.empty() && std::filesystem::exists(evaluation_.figures)) {
-      elsewhere = read_json_file(evaluation_.figures);
-    }
-    const auto figures = figures_of(document, elsewhere);
+    const auto figures = figures_of(document, elsewhere_);
     document["figures"] = figures;
-    document["gates"] = verdicts_of(evaluation_.thresholds, figures);
+    document["gates"] = verdicts_of(gates_, figures);
     write_experiment_report(evaluation_, document);
     return document;
   }
@@ -73,6 +107,18 @@ class Experiment {
 
   static Json not_run(const std::string& reason) {
     return {{"status", "not_run"}, {"reason", reason}};
+  }
+
+  static Json figures_elsewhere(const config::Evaluation& evaluation) {
+    if (evaluation.figures.empty() || !std::filesystem::exists(evaluation.figures)) {
+      return Json::object();
+    }
+    Json figures = read_json_file(evaluation.figures);
+    if (!figures.is_object()) {
+      throw InvalidInput(Code::kBadJson,
+                         evaluation.figures + ": wanted an object of figures and their values");
+    }
+    return figures;
   }
 
   // What the row needs and is not there.
@@ -85,21 +131,28 @@ class Experiment {
     return std::nullopt;
   }
 
-  std::string fingerprint_of(const config::EvaluationRow& row) {
+  const std::string& shared_digest() {
     if (shared_digest_.empty()) {
       const config::Evaluation& e = evaluation_;
-      shared_digest_ = sha256_hex(
-          str(digest_of(Path(e.model) / "vae"), digest_of(Path(e.model) / "text_encoder"),
-              digest_of(e.features), ' ', e.seed, ' ', e.num_frames, ' ', e.num_height, ' ',
-              e.num_width, ' ', e.samples, ' ', e.prompts, ' ', e.samples_per_prompt));
+      const layout::ModelFolder model = layout::open_model_folder(e.model, {});
+      shared_digest_ =
+          sha256_hex(str(digest_of(model.vae), digest_of(model.text_encoder),
+                         sha256_files(model.tokenizer, {".json", ".model"}), digest_of(e.features),
+                         ' ', e.seed, ' ', e.num_frames, ' ', e.num_height, ' ', e.num_width, ' ',
+                         e.samples, ' ', e.prompts, ' ', e.samples_per_prompt));
     }
+    return shared_digest_;
+  }
+
+  std::string fingerprint_of(const config::EvaluationRow& row) {
     std::string steps;
     for (const int64_t step : row.dmd_denoising_steps) {
       steps += str(step, ',');
     }
     steps += row.warp_denoising_step ? "warped" : "";
-    return sha256_hex(str(shared_digest_, ' ', static_cast<int>(row.clips), ' ',
-                          row.model.empty() ? "" : digest_of(Path(row.model) / "transformer"), ' ',
+    const std::string transformer =
+        row.model.empty() ? "" : digest_of(layout::open_model_folder(row.model, {}).transformer);
+    return sha256_hex(str(shared_digest(), ' ', static_cast<int>(row.clips), ' ', transformer, ' ',
                           config::name_of(row.sampler), ' ', row.steps, ' ', steps, ' ',
                           row.flow_shift, ' ', row.guidance_scale, ' ',
                           config::name_of(row.attention_backend), ' ', row.vsa_sparsity));
@@ -114,29 +167,32 @@ class Experiment {
     if (const auto reason = missing(row)) {
       return not_run(*reason);
     }
-    const Path file = output_ / "rows" / (row.name + ".json");
-    const std::string fingerprint = fingerprint_of(row);
-    if (std::filesystem::exists(file)) {
-      Json kept = read_json_file(file.string());
-      if (kept.value("fingerprint", "") == fingerprint) {
-        return kept;
-      }
-    }
     const bool is_asked =
         options_.rows.empty() ||
         std::find(options_.rows.begin(), options_.rows.end(), row.name) != options_.rows.end();
-    if (!is_asked || is_late()) {
-      return not_run(kLater);
-    }
     try {
-      return make(row, fingerprint, file);
+      const std::string fingerprint = fingerprint_of(row);
+      if (const auto kept = rows_.find(row.name, fingerprint)) {
+        return *kept;
+      }
+      return is_asked && !is_late() ? make(row, fingerprint) : not_run(kLater);
     } catch (const InvalidInput& error) {
-      on_note_(str(row.name, " failed: ", error.what()));
-      return {{"status", "failed"}, {"reason", error.what()}};
+      return is_asked ? failed(row, error) : not_run(error.what());
+    } catch (const IoError& error) {
+      if (error.code() != Code::kNotFound) {
+        throw;
+      }
+      return is_asked ? failed(row, error) : not_run(error.what());
     }
   }
 
-  Json make(const config::EvaluationRow& row, const std::string& fingerprint, const Path& file) {
+  Json failed(const config::EvaluationRow& row, const Failure& error) const {
+    on_note_(str(row.name, " failed: ", error.what()));
+    return {
+        {"status", "failed"}, {"reason", error.what()}, {"exit", info(error.code()).exit_status}};
+  }
+
+  Json make(const config::EvaluationRow& row, const std::string& fingerprint) {
     if (!reference_) {
       prompts_ = draw_prompt_sets(evaluation_);
       reference_ = make_reference(evaluation_, parts(), watch_);
@@ -144,10 +200,9 @@ class Experiment {
     const std::unique_ptr<ClipMaker> maker = make_clip_maker(evaluation_, row, parts());
     const JudgedRow judged =
         judge_row(evaluation_, row.name, *maker, *prompts_, *reference_, watch_);
-    io::write_png(output_ / "sheets" / (row.name + ".png"), judged.sheet);
     Json kept = {{"status", "done"}, {"fingerprint", fingerprint}};
     kept.update(judged.numbers);
-    write_durably(file, dump_json(kept) + "\n");
+    rows_.keep(row.name, kept, &judged.sheet);
     return kept;
   }
 
@@ -164,17 +219,17 @@ class Experiment {
     if (has_parts && std::filesystem::exists(evaluation_.text_heads)) {
       document["text"] = judge_text_heads(evaluation_, parts());
     }
-    const Path kept = output_ / "feature_net.json";
-    if (has_parts && reference_) {
+    if (!has_parts) {
+      return;
+    }
+    if (reference_) {
       document["features"] =
           judge_feature_net(evaluation_, *reference_->net, parts(), prompts_->seen, watch_);
-      write_durably(
-          kept,
-          Json{{"fingerprint", shared_digest_}, {"shares", document["features"]}}.dump() + "\n");
-    } else if (std::filesystem::exists(kept)) {
-      const Json last = read_json_file(kept.string());
-      if (last.value("fingerprint", "") == shared_digest_) {
-        document["features"] = last["shares"];
+      probes_.keep("feature_net",
+                   {{"fingerprint", shared_digest()}, {"shares", document["features"]}});
+    } else if (std::filesystem::exists(evaluation_.features)) {
+      if (const auto last = probes_.find("feature_net", shared_digest())) {
+        document["features"] = last->at("shares");
       }
     }
   }
@@ -218,6 +273,9 @@ class Experiment {
   const Watch& watch_;
   const std::function<void(const std::string&)>& on_note_;
   Path output_;
+  KeptFiles rows_, probes_;
+  std::vector<config::Gate> gates_;
+  Json elsewhere_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::string shared_digest_;
   std::optional<SharedParts> parts_;

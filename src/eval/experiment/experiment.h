@@ -21,11 +21,15 @@ struct ExperimentOptions {
 
 // Makes and measures the rows whose models are there, keeps each under <output_dir>/rows and
 // sheets, and writes report.html and report.json over all that is kept. A row is made again only
-// if its weights or settings changed. Returns the report's numbers:
+// if its weights or settings changed; the one of before is kept aside (kept_files.h). Gates,
+// figures, sizes and the feature net are looked at before any row is made. Returns the report's
+// numbers:
 //   {"complete": all rows that can run are kept, "rows": [{"name", "title", "status", "reason"?,
 //    ...}], "figures": {name: number}, "gates": [{"id", "quantity", "kind", "verdict",
 //    "conditions": [{"name", "figure", "value", "comparison", "bound", "holds"}]}]}
-// A row's status: done, not_run, failed. InvalidInput bad_value: a row that the file does not name.
+// A row's status: done, not_run, failed; failed ones have "exit", the exit status of what they
+// failed by. InvalidInput bad_value: a row that the file does not name, sizes that the models do
+// not take; and as the readers of gates, figures and the feature net.
 Json run_experiment(const config::Evaluation& evaluation,
                     const ExperimentOptions& options,
                     const Watch& watch,

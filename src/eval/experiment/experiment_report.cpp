@@ -246,8 +246,8 @@ std::map<std::string, double> figures_of(const Json& document, const Json& elsew
   return figures;
 }
 
-Json verdicts_of(const Path& thresholds, const std::map<std::string, double>& figures) {
-  const std::vector<config::Gate> gates = config::read_thresholds(thresholds);
+Json verdicts_of(const std::vector<config::Gate>& gates,
+                 const std::map<std::string, double>& figures) {
   Json out = Json::array();
   for (const config::GateResult& result : config::judge(gates, figures)) {
     Json conditions = Json::array();

@@ -3,10 +3,11 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
-#include "base/files.h"
 #include "base/json.h"
 #include "config/evaluation.h"
+#include "config/thresholds.h"
 
 namespace fastwan::eval {
 
@@ -16,8 +17,9 @@ namespace fastwan::eval {
 // vae.psnr, text.worst_attribute, features.worst_attribute; and those measured elsewhere.
 std::map<std::string, double> figures_of(const Json& document, const Json& elsewhere);
 
-// document["figures"] against the gates of the evaluation.
-Json verdicts_of(const Path& thresholds, const std::map<std::string, double>& figures);
+// Figures against gates.
+Json verdicts_of(const std::vector<config::Gate>& gates,
+                 const std::map<std::string, double>& figures);
 
 // report.html and report.json in the output folder; sheets/<row>.png are shown where they are.
 void write_experiment_report(const config::Evaluation& evaluation, const Json& document);
