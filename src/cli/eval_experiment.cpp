@@ -7,6 +7,7 @@
 #include "base/text.h"
 #include "cli/command.h"
 #include "cli/hub_cache.h"
+#include "cli/machine.h"
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/request.h"
@@ -104,9 +105,9 @@ void print(const Json& document) {
   }
   std::fputs((rows.text() + "\n").c_str(), stdout);
   Table gates;
-  gates.add({"gate", "verdict"});
+  gates.add({"gate", "verdict", "clips"});
   for (const Json& gate : document["gates"]) {
-    gates.add({gate["id"], gate["verdict"]});
+    gates.add({gate["id"], gate["verdict"], cell(gate["samples"])});
   }
   std::fputs(gates.text().c_str(), stdout);
 }
@@ -134,12 +135,18 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
   ProgressPrinter progress(ProgressStyle::kAuto);
   const Watch watch{stop.token(), [&progress](const Progress& now) { progress.update(now); }};
   const TensorLibrary library(program);
+  std::vector<std::string> gpu_names;
+  for (const Gpu& gpu : survey_gpus().gpus) {
+    gpu_names.push_back(gpu.name);
+  }
   progress.begin_job(1, 1, "eval experiment");
   const Json document = library.run_experiment(
       {.evaluation = evaluation,
        .rows = rows,
        .max_seconds = flags.max_seconds,
        .device = flags.device,
+       .cpu_name = cpu_name(),
+       .gpu_names = gpu_names,
        .watch = watch,
        .on_note = [&](const std::string& note) { progress.say("note: " + note); }});
   progress.end_job();

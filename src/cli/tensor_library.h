@@ -84,6 +84,8 @@ struct ExperimentCall {
   std::vector<std::string> rows;
   double max_seconds = 0;
   std::string device = "auto";
+  std::string cpu_name;                // what rows say of where they were made
+  std::vector<std::string> gpu_names;  // cuda:0 first
   const Watch& watch;
   std::function<void(const std::string&)> on_note;
 };

@@ -76,11 +76,15 @@ def test_evaluation_makes_rows_judges_gates_and_says_what_was_not_run(fastwan, e
     gates = {gate["id"]: gate for gate in document["gates"]}
     assert list(gates)[:3] == ["Q0", "Q1", "Q2"]
     assert gates["Q15"]["verdict"] == "pass" and gates["Q15"]["conditions"][0]["value"] == 4.5
-    assert gates["Q4"]["verdict"] == "fail" and gates["Q4"]["kind"] == "fail"
+    assert gates["Q4"]["verdict"] == "too few" and gates["Q4"]["kind"] == "fail"
+    assert (gates["Q4"]["samples"], gates["Q4"]["wanted_samples"], gates["Q15"]["samples"]) == (12, 2048, None)
     assert gates["Q12"]["verdict"] == "not run" and gates["Q7"]["verdict"] == "not read"
+    assert all(row["device"].startswith("cpu") for row in document["rows"] if row["status"] == "done")
     assert document["figures"]["detector.rendered.worst_attribute"] > 0.9
 
     page = (evaluation / "out" / "report.html").read_text()
+    assert "<td>12, wanted 2048</td><td>too few</td>" in page
+    assert "<th>made on</th>" in page and page.count(f"<td>{rows['real']['device']}</td>") == 3
     assert "a teacher &lt;3" in page and "nowhere/export does not exist" in page and page.count("data:image/png") == 3
     assert json.loads((evaluation / "out" / "report.json").read_text())["gates"] == document["gates"]
 

@@ -81,7 +81,7 @@ class Experiment {
       std::filesystem::create_directories(output_ / folder);
     }
     Json document = {{"complete", true},
-                     {"device", options_.device.str()},
+                     {"device", device()},
                      {"samples", evaluation_.samples},
                      {"seed", evaluation_.seed},
                      {"rows", Json::array()}};
@@ -97,7 +97,7 @@ class Experiment {
     add_agreement(document["rows"]);
     const auto figures = figures_of(document, elsewhere_);
     document["figures"] = figures;
-    document["gates"] = verdicts_of(gates_, figures);
+    document["gates"] = verdicts_of(gates_, figures, samples_of(document));
     write_experiment_report(evaluation_, document);
     return document;
   }
@@ -200,10 +200,14 @@ class Experiment {
     const std::unique_ptr<ClipMaker> maker = make_clip_maker(evaluation_, row, parts());
     const JudgedRow judged =
         judge_row(evaluation_, row.name, *maker, *prompts_, *reference_, watch_);
-    Json kept = {{"status", "done"}, {"fingerprint", fingerprint}};
+    Json kept = {{"status", "done"}, {"fingerprint", fingerprint}, {"device", device()}};
     kept.update(judged.numbers);
     rows_.keep(row.name, kept, &judged.sheet);
     return kept;
+  }
+
+  std::string device() const {
+    return options_.device.str() + (options_.processor.empty() ? "" : ", " + options_.processor);
   }
 
   const SharedParts& parts() {
@@ -216,6 +220,8 @@ class Experiment {
   // The networks that judge, or that prompts go through, judged themselves.
   void judge_probes(Json& document) {
     const bool has_parts = std::filesystem::exists(evaluation_.model);
+    document["probe_samples"] = {{"text", captions_judged(evaluation_)},
+                                 {"features", evaluation_.samples}};
     if (has_parts && std::filesystem::exists(evaluation_.text_heads)) {
       document["text"] = judge_text_heads(evaluation_, parts());
     }

@@ -17,6 +17,7 @@ struct ExperimentOptions {
   std::vector<std::string> rows;  // names; empty: all
   double max_seconds = 0;         // no row is begun after that; 0: no limit
   at::Device device = at::kCPU;
+  std::string processor;  // its name, kept with each row that it makes; empty: not known
 };
 
 // Makes and measures the rows whose models are there, keeps each under <output_dir>/rows and
@@ -26,7 +27,8 @@ struct ExperimentOptions {
 // numbers:
 //   {"complete": all rows that can run are kept, "rows": [{"name", "title", "status", "reason"?,
 //    ...}], "figures": {name: number}, "gates": [{"id", "quantity", "kind", "verdict",
-//    "conditions": [{"name", "figure", "value", "comparison", "bound", "holds"}]}]}
+//    "samples": clips behind it or null, "wanted_samples", "conditions": [{"name", "figure",
+//    "value", "comparison", "bound", "holds"}]}]}
 // A row's status: done, not_run, failed; failed ones have "exit", the exit status of what they
 // failed by. InvalidInput bad_value: a row that the file does not name, sizes that the models do
 // not take; and as the readers of gates, figures and the feature net.

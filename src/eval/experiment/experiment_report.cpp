@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <optional>
 
 #include "base/text.h"
 #include "config/thresholds.h"
@@ -77,6 +78,12 @@ std::string cell(const Json& number) {
   return number.is_number() ? format_metric(number.get<double>()) : "not run";
 }
 
+// Empty where a row was made before there was such a number.
+std::string cell(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_number() ? format_metric(found->get<double>()) : "";
+}
+
 std::string with_interval(const Json& share) {
   return str(format_metric(share["value"]), " [", format_metric(share["low"]), ", ",
              format_metric(share["high"]), "]");
@@ -86,11 +93,20 @@ bool is_done(const Json& row) {
   return row["status"] == "done";
 }
 
+// "9", "9, wanted 2048"; empty where clips are not what was counted.
+std::string samples_cell(const Json& gate) {
+  if (!gate["samples"].is_number()) {
+    return "";
+  }
+  const int64_t got = gate["samples"], wanted = gate["wanted_samples"];
+  return got < wanted ? str(got, ", wanted ", wanted) : std::to_string(got);
+}
+
 void show_gates(Report& report, const Json& gates) {
   report.heading("Gates");
   report.paragraph(
       "Written down before the first run and never edited. The point estimate decides; intervals "
-      "stand in the tables below.");
+      "stand in the tables below. A gate is not read with fewer clips than were written down.");
   std::vector<std::vector<std::string>> lines;
   for (const Json& gate : gates) {
     bool is_first = true;
@@ -100,11 +116,11 @@ void show_gates(Report& report, const Json& gates) {
            is_first ? gate["quantity"].get<std::string>() : "",
            condition["figure"].get<std::string>(), cell(condition["value"]),
            str(condition["comparison"].get<std::string>(), " ", cell(condition["bound"])),
-           is_first ? gate["verdict"].get<std::string>() : ""});
+           is_first ? samples_cell(gate) : "", is_first ? gate["verdict"].get<std::string>() : ""});
       is_first = false;
     }
   }
-  report.table({"gate", "quantity", "figure", "measured", "wanted", "verdict"}, lines);
+  report.table({"gate", "quantity", "figure", "measured", "wanted", "clips", "verdict"}, lines);
 }
 
 void show_rows(Report& report, const Json& rows) {
@@ -126,7 +142,8 @@ void show_rows(Report& report, const Json& rows) {
     for (const auto& [attribute, share] : seen["attributes"].items()) {
       line.push_back(format_metric(share["value"]));
     }
-    line.push_back(row.contains("agreement") ? format_metric(row["agreement"]) : "");
+    line.push_back(cell(row, "agreement"));
+    line.push_back(row.value("device", ""));
     accuracy.push_back(line);
     bars.push_back(
         {title,
@@ -135,30 +152,34 @@ void show_rows(Report& report, const Json& rows) {
     const Json& distances = row["distances"];
     const Json& steady = seen["steadiness"];
     const Json& repeated = row["repeated"];
-    quality.push_back(
-        {title, with_interval(distances["frechet"]), with_interval(distances["kid"]),
-         cell(distances["precision"]), cell(distances["recall"]), cell(distances["coverage"]),
-         distances.contains("latents_wasserstein") ? cell(distances["latents_wasserstein"]) : "",
-         cell(repeated["position_spread"]), cell(repeated["starts"]["p"]),
-         cell(repeated["rotations"]["p"]), cell(steady["flicker"]), cell(steady["saturation"]),
-         cell(steady["centroid_residual_px"]), cell(steady["fragment_share"])});
+    quality.push_back({title, with_interval(distances["frechet"]), with_interval(distances["kid"]),
+                       cell(distances["precision"]), cell(distances["recall"]),
+                       cell(distances["coverage"]), cell(distances, "latents_wasserstein"),
+                       cell(repeated["position_spread"]), cell(repeated["starts"]["p"]),
+                       cell(repeated["rotations"]["p"]), cell(steady["flicker"]),
+                       cell(steady["saturation"]), cell(steady["centroid_residual_px"]),
+                       cell(steady["fragment_share"]), cell(steady, "area_variation"),
+                       cell(steady, "colour_variation")});
   }
   std::vector<std::string> head = {"row", "forwards", "all right, seen", "all right, held out"};
   for (const char* attribute : data::shapes::kAttributeNames) {
     head.emplace_back(attribute);
   }
   head.emplace_back("agrees with the teacher");
+  head.emplace_back("made on");
   report.table(head, accuracy);
   report.bars("all attributes right on seen combinations, with Wilson's 95 % interval", bars, 1);
   report.heading("Distribution and steadiness");
   report.paragraph(
       "Distances from real clips of other indices; the first row is what two sets of real clips "
       "give. Spread: standard deviation of start positions within a prompt over that of the law. "
-      "p: of the law for start positions (4 x 4) and rotations (12).");
-  report.table(
-      {"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein", "spread",
-       "p starts", "p rotations", "flicker", "saturation", "path residual, px", "fragments"},
-      quality);
+      "p: of the law for start positions (4 x 4) and rotations (12). Area varies: standard "
+      "deviation over its mean, over frames; colour varies: root mean square distance of a frame's "
+      "colour from the clip's.");
+  report.table({"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein",
+                "spread", "p starts", "p rotations", "flicker", "saturation", "path residual, px",
+                "fragments", "area varies", "colour varies"},
+               quality);
 }
 
 void show_missing(Report& report, const Json& rows) {
@@ -246,8 +267,61 @@ std::map<std::string, double> figures_of(const Json& document, const Json& elsew
   return figures;
 }
 
+std::map<std::string, int64_t> samples_of(const Json& document) {
+  std::map<std::string, int64_t> samples;
+  for (const Json& row : document["rows"]) {
+    if (!is_done(row)) {
+      continue;
+    }
+    const std::string name = row["name"];
+    const int64_t seen = row["seen"]["clips"], held_out = row["held_out"]["clips"];
+    std::map<std::string, double> figures;
+    add_row(row, figures);
+    for (const auto& [figure, value] : figures) {  // of seen clips but for what follows
+      samples[figure] = figure.starts_with(name + ".held_out.") ? held_out : seen;
+    }
+    for (const char* measure : {"frechet", "kid", "precision", "recall", "coverage"}) {
+      samples[str(name, ".", measure)] = seen + held_out;
+    }
+    samples.erase(name + ".latents_wasserstein");  // of however many latents were compared
+    samples[name + ".position_spread"] = row["repeated"]["clips"];
+    if (name == "real") {
+      samples["detector.rendered.worst_attribute"] = seen + held_out;
+    }
+    if (name == "vae") {
+      samples["vae.worst_attribute"] = seen + held_out;
+    }
+  }
+  for (const char* part : {"text", "features"}) {
+    if (document.contains(part) && document.contains("probe_samples")) {
+      samples[str(part, ".worst_attribute")] = document["probe_samples"][part];
+    }
+  }
+  return samples;
+}
+
+namespace {
+
+// The fewest behind a figure of the gate; nullopt: none of them counts clips.
+std::optional<int64_t> fewest_of(const config::Gate& gate,
+                                 const std::map<std::string, int64_t>& samples) {
+  std::optional<int64_t> fewest;
+  for (const config::Condition& condition : gate.conditions) {
+    for (const std::string& figure : {condition.figure, condition.reference}) {
+      if (const auto found = samples.find(figure); found != samples.end()) {
+        fewest = std::min(fewest.value_or(found->second), found->second);
+      }
+    }
+  }
+  return fewest;
+}
+
+}  // namespace
+
 Json verdicts_of(const std::vector<config::Gate>& gates,
-                 const std::map<std::string, double>& figures) {
+                 const std::map<std::string, double>& figures,
+                 const std::map<std::string, int64_t>& samples) {
+  constexpr const char* kTooFew = "too few";
   Json out = Json::array();
   for (const config::GateResult& result : config::judge(gates, figures)) {
     Json conditions = Json::array();
@@ -262,11 +336,24 @@ Json verdicts_of(const std::vector<config::Gate>& gates,
                             {"bound", number(condition.bound)},
                             {"holds", condition.holds}});
     }
+    const std::optional<int64_t> fewest = fewest_of(*result.gate, samples);
+    const bool is_read =
+        result.verdict == config::Verdict::kPass || result.verdict == config::Verdict::kFail;
+    const bool is_few = is_read && fewest && *fewest < result.gate->samples;
     out.push_back({{"id", result.gate->id},
                    {"quantity", result.gate->quantity},
                    {"kind", result.gate->is_fatal ? "fail" : "report"},
-                   {"verdict", name_of(result.verdict)},
+                   {"verdict", is_few ? kTooFew : name_of(result.verdict)},
+                   {"samples", fewest ? Json(*fewest) : Json()},
+                   {"wanted_samples", result.gate->samples},
                    {"conditions", std::move(conditions)}});
+  }
+  for (std::size_t i = 0; i < gates.size(); ++i) {  // out has the gates' order
+    for (const Json& before : out) {
+      if (before["id"] == gates[i].read_if && before["verdict"] == kTooFew) {
+        out[i]["verdict"] = name_of(config::Verdict::kNotRead);
+      }
+    }
   }
   return out;
 }
@@ -279,7 +366,7 @@ void write_experiment_report(const config::Evaluation& evaluation, const Json& d
                        evaluation.prompts, " prompts with ", evaluation.samples_per_prompt,
                        " clips each; clips of ", evaluation.num_frames, " frames of ",
                        evaluation.num_width, " x ", evaluation.num_height, "; seed ",
-                       evaluation.seed, "; ", document["device"].get<std::string>(), "."));
+                       evaluation.seed, "."));
   show_gates(report, document["gates"]);
   show_rows(report, document["rows"]);
   show_missing(report, document["rows"]);

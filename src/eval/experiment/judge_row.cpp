@@ -305,9 +305,13 @@ Json judge_feature_net(const config::Evaluation& e,
   return shares(net.logits(at::cat(features)), prompts.wanted(0, prompts.size()));
 }
 
+int64_t captions_judged(const config::Evaluation& e) {
+  return std::min(kCaptions, 64 * e.samples);
+}
+
 Json judge_text_heads(const config::Evaluation& e, const SharedParts& parts) {
   const at::NoGradGuard no_grad;
-  const int64_t count = std::min(kCaptions, 64 * e.samples);
+  const int64_t count = captions_judged(e);
   const PromptSet prompts = draw_prompts(e, kEvaluation, 0, count, 0);
   std::vector<std::string> captions;
   for (const Scene& scene : prompts.scenes) {

@@ -52,5 +52,6 @@ Json judge_feature_net(const config::Evaluation& evaluation,
                        const PromptSet& prompts,
                        const Watch& watch);
 Json judge_text_heads(const config::Evaluation& evaluation, const SharedParts& parts);
+int64_t captions_judged(const config::Evaluation& evaluation);  // by the text heads
 
 }  // namespace fastwan::eval

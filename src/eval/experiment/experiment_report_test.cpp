@@ -1,0 +1,127 @@
+#include "eval/experiment/experiment_report.h"
+
+#include <gtest/gtest.h>
+
+#include "base/files.h"
+
+namespace fastwan::eval {
+namespace {
+
+Json share(double value) {
+  return {{"value", value}, {"low", value - 0.01}, {"high", value + 0.01}};
+}
+
+// As rows were kept before they said where they were made and how colours vary.
+Json old_row(const std::string& name, int64_t clips, double all_right) {
+  const Json set = {{"clips", clips},
+                    {"found", clips},
+                    {"attributes", {{"colour", share(all_right)}}},
+                    {"all_correct", share(all_right)},
+                    {"steadiness",
+                     {{"saturation", 0.85},
+                      {"flicker", 0.01},
+                      {"fragment_share", 0},
+                      {"centroid_residual_px", 0.1}}}};
+  return {{"name", name},
+          {"title", name},
+          {"status", "done"},
+          {"evaluations", 3},
+          {"seen", set},
+          {"held_out", set},
+          {"either", {{"colour", share(all_right)}}},
+          {"distances",
+           {{"frechet", share(0.5)},
+            {"kid", share(0.1)},
+            {"precision", 0.9},
+            {"recall", 0.8},
+            {"coverage", 0.7}}},
+          {"repeated",
+           {{"clips", 40},
+            {"position_spread", 1.0},
+            {"starts", {{"p", 0.5}}},
+            {"rotations", {{"p", 0.5}}}}}};
+}
+
+Json document_of(const std::vector<Json>& rows) {
+  return {{"rows", rows}, {"gates", Json::array()}};
+}
+
+config::Gate gate(const std::string& id,
+                  int64_t samples,
+                  const std::string& figure,
+                  double at_least,
+                  const std::string& read_if = "") {
+  return {.id = id,
+          .quantity = "something",
+          .samples = samples,
+          .read_if = read_if,
+          .on_failure = "",
+          .conditions = {{.name = "c", .figure = figure, .reference = "", .plus = at_least}}};
+}
+
+std::vector<std::string> verdicts(const Json& gates) {
+  std::vector<std::string> out;
+  for (const Json& one : gates) {
+    out.push_back(one["verdict"]);
+  }
+  return out;
+}
+
+TEST(Verdicts, NeedTheClipsThatTheGateWasRegisteredWith) {
+  const Json document = document_of({old_row("student", 100, 0.9)});
+  const auto figures = figures_of(document, {{"seconds", 4}});
+  const std::vector<config::Gate> gates = {gate("Q0", 101, "student.seen.all_right", 0.5),
+                                           gate("Q1", 100, "student.seen.all_right", 0.5),
+                                           gate("Q2", 200, "student.coverage", 0.8),
+                                           gate("Q3", 201, "student.coverage", 0.8),
+                                           gate("Q4", 41, "student.position_spread", 0.8),
+                                           gate("Q5", 1000, "seconds", 5),
+                                           gate("Q6", 101, "student.held_out.colour", 0.5),
+                                           gate("Q7", 1, "student.frechet", 0.1, "Q0"),
+                                           gate("Q8", 1, "student.frechet", 0.1, "Q1"),
+                                           gate("Q9", 9999, "teacher.frechet", 0.1)};
+  const Json judged = verdicts_of(gates, figures, samples_of(document));
+  EXPECT_EQ(verdicts(judged),
+            (std::vector<std::string>{"too few", "pass", "fail", "too few", "too few", "fail",
+                                      "too few", "not read", "pass", "not run"}));
+  EXPECT_EQ(judged[0]["samples"], 100);
+  EXPECT_EQ(judged[0]["wanted_samples"], 101);
+  EXPECT_EQ(judged[2]["samples"], 200);  // seen and held-out clips
+  EXPECT_TRUE(judged[5]["samples"].is_null());
+}
+
+TEST(Verdicts, CountTheFiguresThatGatesCompareWithToo) {
+  const Json document = document_of({old_row("student", 100, 0.9), old_row("teacher", 20, 0.9)});
+  std::vector<config::Gate> gates = {gate("Q0", 100, "student.seen.all_right", 0)};
+  gates[0].conditions[0].reference = "teacher.seen.all_right";
+  const Json judged =
+      verdicts_of(gates, figures_of(document, Json::object()), samples_of(document));
+  EXPECT_EQ(judged[0]["verdict"], "too few");
+  EXPECT_EQ(judged[0]["samples"], 20);
+}
+
+class Page : public ::testing::Test {
+ protected:
+  std::string of(const std::vector<Json>& rows) {
+    evaluation_.output_dir = temp_.where().string();
+    write_experiment_report(evaluation_, document_of(rows));
+    return read_file(temp_.where() / "report.html");
+  }
+
+  TempFolder temp_;
+  config::Evaluation evaluation_;
+};
+
+TEST_F(Page, ShowsRowsOfBeforeWithEmptyCells) {
+  Json row = old_row("newer", 100, 0.9);
+  row["device"] = "cuda:0, some <GPU>";
+  row["seen"]["steadiness"]["area_variation"] = 0.125;
+  row["seen"]["steadiness"]["colour_variation"] = 0.375;
+  const std::string page = of({old_row("older", 100, 0.9), row});
+  EXPECT_NE(page.find("<td>cuda:0, some &lt;GPU&gt;</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>0</td><td>0.125</td><td>0.375</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>0</td><td></td><td></td>"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace fastwan::eval
