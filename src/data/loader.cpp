@@ -25,10 +25,13 @@ std::string shape_text(const at::Tensor& tensor) {
   return format_shape({tensor.sizes().data(), tensor.sizes().size()});
 }
 
+// A tensor of an example, and what messages call it.
+struct Part {
+  at::Tensor Example::*tensor;
+  const char* name;
+};
+
 at::Tensor first_frames(const Example& example, int64_t frames) {  // [C, T, H, W]
-  if (frames == 0) {
-    return example.latents;
-  }
   if (example.latents.size(1) < frames) {
     throw InvalidInput(Code::kBadDataset,
                        str("row ", escape_control(example.id), " has ", example.latents.size(1),
@@ -37,27 +40,28 @@ at::Tensor first_frames(const Example& example, int64_t frames) {  // [C, T, H, 
   return example.latents.narrow(1, 0, frames);
 }
 
-at::Tensor join_latents(const std::vector<Example>& examples, int64_t frames) {
+// Undefined where no example has the part.
+at::Tensor join(const std::vector<Example>& examples, const Part& part, int64_t frames = 0) {
   if (std::none_of(examples.begin(), examples.end(),
-                   [](const Example& e) { return e.latents.defined(); })) {
+                   [&part](const Example& e) { return (e.*part.tensor).defined(); })) {
     return {};
   }
-  std::vector<at::Tensor> parts;  // b of [C, T, H, W]
+  std::vector<at::Tensor> parts;  // b of [C, T, H, W] or [K + 1, C, T, H, W]
   for (const Example& example : examples) {
-    if (!example.latents.defined()) {
-      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(example.id),
-                                                " has no latents, others of its batch have"));
+    if (!(example.*part.tensor).defined()) {
+      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(example.id), " has no ",
+                                                part.name, ", others of its batch have"));
     }
-    parts.push_back(first_frames(example, frames));
+    parts.push_back(frames > 0 ? first_frames(example, frames) : example.*part.tensor);
     if (parts.back().sizes() != parts[0].sizes()) {
       throw InvalidInput(
           Code::kBadDataset,
           str("rows ", escape_control(examples[0].id), " and ", escape_control(example.id),
-              " have latents of unlike shapes: ", shape_text(parts[0]), " and ",
+              " have ", part.name, " of unlike shapes: ", shape_text(parts[0]), " and ",
               shape_text(parts.back()), ". One data set holds one size"));
     }
   }
-  return at::stack(parts);  // [b, C, T, H, W]
+  return at::stack(parts);
 }
 
 at::Tensor join_texts(const std::vector<Example>& examples, int64_t text_rows) {
@@ -169,7 +173,10 @@ Batch Loader::Impl::make(int64_t micro_index) {
     examples.push_back(source->get(batch.rows.back()));
     batch.captions.push_back(examples.back().caption);
   }
-  batch.latents = join_latents(examples, options.latent_frames);
+  batch.latents = join(examples, {&Example::latents, "latents"}, options.latent_frames);
+  batch.trajectory = join(examples, {&Example::trajectory, "trajectories"});
+  batch.trajectory_timesteps =
+      join(examples, {&Example::trajectory_timesteps, "timesteps of trajectories"});
   batch.text = join_texts(examples, options.text_rows);
   return batch;
 }

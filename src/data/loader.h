@@ -22,7 +22,10 @@ namespace fastwan::data {
 
 struct Batch {
   at::Tensor latents;  // [b, C, T, H, W] fp32, not normalised; undefined: rows of text alone
-  at::Tensor text;     // [b, text_rows, D] fp32, zero rows behind each prompt's end
+  // Of rows with a trajectory, as in Example.
+  at::Tensor trajectory;              // [b, K + 1, C, T, H, W] fp32, normalised
+  at::Tensor trajectory_timesteps;    // [b, K + 1] fp32
+  at::Tensor text;                    // [b, text_rows, D] fp32, zero rows behind each prompt's end
   std::vector<int64_t> slots;         // [b] places in the global batch
   std::vector<int64_t> rows;          // [b] indices in the source
   std::vector<std::string> captions;  // [b]
@@ -53,9 +56,9 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  // The next micro-batch of this rank. InvalidInput bad_dataset, naming rows: latents of unlike
-  // shapes in a batch, fewer frames than latent_frames. An error stays: each further call throws it
-  // again.
+  // The next micro-batch of this rank. InvalidInput bad_dataset, naming rows: latents or
+  // trajectories of unlike shapes in a batch, fewer frames than latent_frames. An error stays: each
+  // further call throws it again.
   Batch next();
 
   // Global batches that are fully consumed.

@@ -88,6 +88,19 @@ TEST(Loader, rows_follow_the_permutation_of_each_epoch) {
   }
 }
 
+TEST(Loader, trajectories_of_unlike_numbers_of_states_make_no_batch) {
+  std::vector<Example> examples;
+  for (int64_t i = 0; i < 2; ++i) {
+    examples.push_back(example_of(i));
+    examples.back().latents = at::Tensor();
+    examples.back().trajectory = at::ones({3 + i, 2, 3, 1, 1});
+    examples.back().trajectory_timesteps = at::ones({3 + i});
+  }
+  Loader loader(std::make_shared<MemorySource>(examples), options_of(2));
+  EXPECT_THAT(message_of([&] { loader.next(); }, Code::kBadDataset),
+              HasSubstr("trajectories of unlike shapes"));
+}
+
 TEST(Loader, ranks_and_micro_batches_together_read_the_order_once) {
   constexpr int64_t kGlobalBatch = 12, kBatches = 5;
   const auto source = source_of(70);

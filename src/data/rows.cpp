@@ -48,13 +48,43 @@ at::Tensor floats_of(const io::Row& row,
   return stored.to(at::kFloat);
 }
 
+void check_trajectory(const Example& example, const std::string& place) {
+  const at::Tensor& latents = example.trajectory;
+  const at::Tensor& timesteps = example.trajectory_timesteps;
+  if (latents.defined() != timesteps.defined()) {
+    throw_bad(place, str("has trajectory_", latents.defined() ? "latents" : "timesteps",
+                         " without trajectory_", latents.defined() ? "timesteps" : "latents"));
+  }
+  if (!latents.defined()) {
+    return;
+  }
+  const int64_t states = latents.size(0);
+  if (states < 2 || timesteps.size(0) != states) {
+    throw_bad(place, str("a trajectory has at least one state and its end, each with a timestep; "
+                         "got ",
+                         states, " latents and ", timesteps.size(0), " timesteps"));
+  }
+  const auto timestep = [&timesteps](int64_t k) { return timesteps[k].item<double>(); };
+  bool falls = timestep(0) <= 1000 && timestep(states - 1) == 0;
+  for (int64_t k = 1; k < states; ++k) {
+    falls = falls && timestep(k) < timestep(k - 1);
+  }
+  if (!falls) {
+    throw_bad(place, str("trajectory_timesteps must fall from at most 1000 to 0, got ", timestep(0),
+                         " to ", timestep(states - 1)));
+  }
+}
+
 }  // namespace
 
 const std::vector<io::Column>& training_columns() {
-  static const std::vector<io::Column> columns = {{"id", io::ColumnKind::kText, false},
-                                                  {"vae_latent", io::ColumnKind::kTensor, false},
-                                                  {"text_embedding", io::ColumnKind::kTensor},
-                                                  {"caption", io::ColumnKind::kText, false}};
+  static const std::vector<io::Column> columns = {
+      {"id", io::ColumnKind::kText, false},
+      {"vae_latent", io::ColumnKind::kTensor, false},
+      {"trajectory_latents", io::ColumnKind::kTensor, false},
+      {"trajectory_timesteps", io::ColumnKind::kTensor, false},
+      {"text_embedding", io::ColumnKind::kTensor},
+      {"caption", io::ColumnKind::kText, false}};
   return columns;
 }
 
@@ -75,10 +105,13 @@ Example example_of(const io::Row& row, const std::string& place) {
   Example example{.id = text_of(row, "id"),
                   .caption = text_of(row, "caption"),
                   .latents = floats_of(row, "vae_latent", 4, place),
+                  .trajectory = floats_of(row, "trajectory_latents", 5, place),
+                  .trajectory_timesteps = floats_of(row, "trajectory_timesteps", 1, place),
                   .text = floats_of(row, "text_embedding", 2, place)};
   if (!example.text.defined()) {
     throw_bad(place, "has no text embedding");
   }
+  check_trajectory(example, place);
   return example;
 }
 

@@ -9,6 +9,8 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -102,6 +104,80 @@ TEST_F(Rows, what_cannot_be_trained_on_is_refused_by_place_and_column) {
   io::Row no_latents = row_of(example(1));
   no_latents.erase("vae_latent");
   EXPECT_FALSE(example_of(no_latents, "").latents.defined());
+}
+
+// Rows of schema ode_trajectory_text_only: two states and the end.
+io::Row trajectory_row(int64_t i) {
+  const Example from = example(i);
+  io::Row row = row_of(from);
+  row.erase("vae_latent");
+  row["trajectory_latents"] = to_cell(
+      at::randn({3, 4, 2, 3, 5}, at::detail::createCPUGenerator(static_cast<uint64_t>(i + 100))));
+  row["trajectory_timesteps"] = to_cell(at::tensor({999.5, 500.0, 0.0}, at::kFloat));
+  return row;
+}
+
+TEST_F(Rows, trajectories_come_back_from_files_and_make_batches_that_resume) {
+  std::filesystem::create_directories(at("t"));
+  const auto writer =
+      io::create_rows(at("t/0.parquet"), {.schema = io::RowSchema::kOdeTrajectoryTextOnly});
+  for (int64_t i = 0; i < 5; ++i) {
+    writer->write(trajectory_row(i));
+  }
+  writer->finish();
+  const std::shared_ptr<const RowSource> source = open_row_source(at("t").string());
+  const Example wanted = example_of(trajectory_row(3), ""), got = source->get(3);
+  EXPECT_FALSE(got.latents.defined());
+  EXPECT_EQ(got.trajectory.sizes(), (at::IntArrayRef{3, 4, 2, 3, 5}));
+  EXPECT_TRUE(at::equal(got.trajectory, wanted.trajectory));
+  EXPECT_TRUE(at::equal(got.trajectory_timesteps, wanted.trajectory_timesteps));
+
+  const LoaderOptions options{.seed = 5, .global_batch = 2, .text_rows = 3};
+  Loader loader(source, options), resumed(source, options);
+  std::vector<Batch> batches;
+  for (int64_t i = 0; i < 4; ++i) {  // into the second epoch
+    batches.push_back(loader.next());
+    const Batch& batch = batches.back();
+    EXPECT_FALSE(batch.latents.defined());
+    ASSERT_EQ(batch.trajectory.sizes(), (at::IntArrayRef{2, 3, 4, 2, 3, 5}));
+    ASSERT_EQ(batch.trajectory_timesteps.sizes(), (at::IntArrayRef{2, 3}));
+    for (int64_t b = 0; b < 2; ++b) {
+      const Example row = source->get(batch.rows[static_cast<std::size_t>(b)]);
+      EXPECT_TRUE(at::equal(batch.trajectory[b], row.trajectory));
+    }
+  }
+  resumed.seek(3);
+  EXPECT_TRUE(at::equal(resumed.next().trajectory, batches[3].trajectory));
+}
+
+TEST_F(Rows, what_is_no_trajectory_is_refused_by_place) {
+  const auto refused = [](const std::function<void(io::Row&)>& spoil) {
+    io::Row row = trajectory_row(1);
+    spoil(row);
+    return message_of([&] { example_of(row, "file x, row 7"); }, Code::kBadDataset);
+  };
+  const auto with_timesteps = [&](const std::vector<double>& timesteps) {
+    return refused([&timesteps](io::Row& row) {
+      row["trajectory_timesteps"] = to_cell(at::tensor(timesteps, at::kFloat));
+    });
+  };
+  EXPECT_THAT(refused([](io::Row& row) { row.erase("trajectory_timesteps"); }),
+              ::testing::AllOf(HasSubstr("row 7"), HasSubstr("without trajectory_timesteps")));
+  EXPECT_THAT(refused([](io::Row& row) { row.erase("trajectory_latents"); }),
+              HasSubstr("without trajectory_latents"));
+  EXPECT_THAT(refused([](io::Row& row) {
+                row["trajectory_latents"] = to_cell(at::ones({4, 2, 3, 5}));
+              }),
+              HasSubstr("5 dimensions"));
+  EXPECT_THAT(refused([](io::Row& row) {
+                row["trajectory_latents"] = to_cell(at::ones({1, 4, 2, 3, 5}));
+                row["trajectory_timesteps"] = to_cell(at::zeros({1}));
+              }),
+              HasSubstr("at least one state"));
+  EXPECT_THAT(with_timesteps({1000, 0}), HasSubstr("3 latents and 2 timesteps"));
+  EXPECT_THAT(with_timesteps({1000, 500, 1}), HasSubstr("fall from at most 1000 to 0"));
+  EXPECT_THAT(with_timesteps({1001, 500, 0}), HasSubstr("got 1001"));
+  EXPECT_THAT(with_timesteps({500, 500, 0}), HasSubstr("must fall"));
 }
 
 TEST_F(Rows, a_source_joins_folders_and_repeats_them) {

@@ -39,6 +39,8 @@ std::string MemorySource::digest() const {
   }
   for (std::size_t i = 0; i < std::min(kHashedExamples, examples_.size()); ++i) {
     add_bytes(digest, examples_[i].latents);
+    add_bytes(digest, examples_[i].trajectory);
+    add_bytes(digest, examples_[i].trajectory_timesteps);
     add_bytes(digest, examples_[i].text);
   }
   return digest.hex();

@@ -15,7 +15,10 @@ struct Example {
   std::string caption;
   at::Tensor latents;  // [C, T, H, W] fp32, as the VAE's encoder gives them: not normalised;
                        // undefined in rows of text alone; bytes of pixels from a ShapesSource
-  at::Tensor text;     // [L, D] fp32, encoder output at the prompt's true length
+  // A teacher's trajectory; undefined in rows without one. Its timesteps 1000 sigma fall, last 0.
+  at::Tensor trajectory;            // [K + 1, C, T, H, W] fp32, normalised: as the sampler has them
+  at::Tensor trajectory_timesteps;  // [K + 1] fp32
+  at::Tensor text;                  // [L, D] fp32, encoder output at the prompt's true length
 };
 
 class Source {
