@@ -334,6 +334,7 @@ int run_synth(const Program& program, const Words& words) {
     app.get_option(std::string(name))->group("");  // known, so that it is refused by name; no help
   }
   std::string out, shard = "0/1";
+  std::vector<int64_t> ode_timesteps;
   int64_t samples_per_file = 64, batch = 0;
   bool json = false;
   app.add_option("--out", out, "folder for combined_parquet_dataset/")->group("Rows");
@@ -343,6 +344,12 @@ int run_synth(const Program& program, const Words& words) {
   app.add_option("--batch", batch,
                  "clips sampled at once; 0: 1 on the CPU, on a GPU as many as fill it and fit, at "
                  "most 64. Rows depend on it by rounding at most; a run may go on with another")
+      ->group("Rows");
+  app.add_option("--ode-timesteps", ode_timesteps,
+                 "rows of the teacher's trajectory for method ode: its states nearest to these, "
+                 "falling from 1000 at most, and its end; such as 1000,757,522")
+      ->delimiter(',')
+      ->allow_extra_args(false)
       ->group("Rows");
   app.add_flag("--json", json, "the result as one JSON document on stdout")->group("Rows");
   const Arguments arguments = prepare(with_generate_names(without_prefix(words)));
@@ -379,6 +386,7 @@ int run_synth(const Program& program, const Words& words) {
        .shard = parse_shard(shard),
        .samples_per_file = samples_per_file,
        .batch = batch,
+       .ode_timesteps = ode_timesteps,
        .watch = watch,
        .on_note = [&progress](const std::string& note) { progress.say("note: " + note); }});
   progress.end_job();

@@ -61,7 +61,8 @@ struct SynthCall {
   Path output;
   Shard shard;
   int64_t samples_per_file = 64;
-  int64_t batch = 0;  // 0: chosen by device
+  int64_t batch = 0;                   // 0: chosen by device
+  std::vector<int64_t> ode_timesteps;  // as data::SynthOptions
   const Watch& watch;
   std::function<void(const std::string&)> on_note;
 };

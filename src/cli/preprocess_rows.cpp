@@ -121,7 +121,7 @@ void verify_row(const io::Row& row,
   for (const auto& [name, cell] : row) {
     const auto* tensor = std::get_if<io::TensorCell>(&cell);
     if (tensor == nullptr) {
-      if (name == "vae_latent" || name == "text_embedding") {
+      if (name == "vae_latent" || name == "text_embedding" || name.starts_with("trajectory_")) {
         problems.add(str(place, ": ", name, " is empty"));
       }
       continue;
@@ -129,7 +129,7 @@ void verify_row(const io::Row& row,
     if (holds_non_finite(*tensor)) {
       problems.add(str(place, ": ", name, " holds NaN or infinity"));
     }
-    if (name == "vae_latent") {
+    if (name == "vae_latent" || name.starts_with("trajectory_")) {
       const auto [first, is_new] = shapes.emplace(name, tensor->shape);
       if (!is_new && first->second != tensor->shape) {
         problems.add(str(place, ": ", name, " is ", format_shape(tensor->shape), ", the first is ",

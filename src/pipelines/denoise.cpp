@@ -118,6 +118,19 @@ bool uses_guidance(const config::Generate& settings) {
   return *settings.guidance_scale > 1.0 || *settings.guidance_scale_2 > 1.0;
 }
 
+std::vector<diffusion::NoiseLevel> noise_levels(const config::Generate& settings) {
+  switch (*settings.sampler) {
+    case config::Sampler::kDmd:
+      return diffusion::student_levels(*settings.dmd_denoising_steps, *settings.flow_shift,
+                                       *settings.warp_denoising_step);
+    case config::Sampler::kEuler:
+      return diffusion::euler_levels(*settings.steps, *settings.flow_shift);
+    default:
+      return diffusion::unipc_levels(*settings.steps, *settings.flow_shift,
+                                     schedule_of(*settings.sigma_schedule));
+  }
+}
+
 at::Tensor denoise(const config::Generate& settings,
                    Components& components,
                    const DenoiseInputs& in,
@@ -128,7 +141,12 @@ at::Tensor denoise(const config::Generate& settings,
             "one video at a time grows from a first frame");
   Velocity velocity(settings, components, in, watch);
   const diffusion::Denoiser denoiser = [&](const at::Tensor& x, const diffusion::NoiseLevel& level,
-                                           int64_t) { return velocity(x, level.timestep); };
+                                           int64_t step) {
+    if (in.on_state) {
+      in.on_state(step, x);
+    }
+    return velocity(x, level.timestep);
+  };
   const diffusion::OnStep on_step = [&](int64_t done, int64_t total, const at::Tensor& x0) {
     if (!at::isfinite(x0).all().item<bool>()) {
       throw InvalidInput(Code::kNonFinite,
@@ -144,23 +162,16 @@ at::Tensor denoise(const config::Generate& settings,
     impose = [&in](const at::Tensor& x) { return impose_first_frame(x, in.first_frame); };
   }
   const at::Tensor noise = in.noise.initial().to(components.options().device);  // [B, C, T, H, W]
+  const std::vector<diffusion::NoiseLevel> levels = noise_levels(settings);
   switch (*settings.sampler) {
     case config::Sampler::kDmd:
       return diffusion::sample_few_step(
-          noise,
-          diffusion::student_levels(*settings.dmd_denoising_steps, *settings.flow_shift,
-                                    *settings.warp_denoising_step),
-          denoiser, [&in](int64_t step) { return in.noise.renoise(step); }, on_step,
+          noise, levels, denoiser, [&in](int64_t step) { return in.noise.renoise(step); }, on_step,
           {.state = components.options().types.state, .impose = impose});
     case config::Sampler::kEuler:
-      return diffusion::sample_euler(noise,
-                                     diffusion::euler_levels(*settings.steps, *settings.flow_shift),
-                                     denoiser, on_step, impose);
+      return diffusion::sample_euler(noise, levels, denoiser, on_step, impose);
     default:
-      return diffusion::sample_unipc(noise,
-                                     diffusion::unipc_levels(*settings.steps, *settings.flow_shift,
-                                                             schedule_of(*settings.sigma_schedule)),
-                                     denoiser, on_step, impose);
+      return diffusion::sample_unipc(noise, levels, denoiser, on_step, impose);
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/watch.h"
 #include "config/generate.h"
+#include "diffusion/levels.h"
 #include "diffusion/noise.h"
 #include "pipelines/components.h"
 #include "pipelines/embeddings.h"
@@ -22,7 +23,12 @@ struct DenoiseInputs {
   diffusion::NoiseSource& noise;  // [B, C, T, H, W] each time
   // What an error calls each video; empty: nothing, for one video that needs no name.
   std::vector<std::string> names = {};
+  // Sees the state [B, C, T, H, W] that each step starts from, steps counted from 0; may be empty.
+  std::function<void(int64_t step, const at::Tensor& x)> on_state = {};
 };
+
+// The levels of the steps that denoise() makes.
+std::vector<diffusion::NoiseLevel> noise_levels(const config::Generate& settings);
 
 // Final normalised latents [B, C, T, H, W]. Stops between steps; non_finite names the step and the
 // first video with such a number.

@@ -287,6 +287,82 @@ def test_synth_goes_on_in_the_middle_with_another_batch(fastwan, tmp_path):
     assert_rows_equal_but_for_rounding(after, before)
 
 
+EULER = ["--sampler", "euler", "--cfg", "1", "--shift", "3", "--batch", "1"]
+
+
+def trajectory_of(row):
+    """(latents [K + 1, C, T, H, W], timesteps [K + 1]) as float64."""
+    return tuple(array(row, f"trajectory_{name}").astype(float) for name in ("latents", "timesteps"))
+
+
+def test_synth_keeps_the_states_of_the_teachers_path_and_its_end(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"a {colour} circle\n" for colour in COLOURS[:3]))
+    synth_rows(fastwan, "paths", *EULER, "--steps", "3", "--ode-timesteps", "1000,700")
+    synth_rows(fastwan, "ends", *EULER, "--steps", "3")
+    synth_rows(fastwan, "one", *EULER, "--steps", "1")
+    paths, ends, one = (rows_in(tmp_path / name) for name in ("paths", "ends", "one"))
+    vae = json.loads((MODEL / "vae/config.json").read_text())
+    mean, std = (numpy.array(vae[name]).reshape(-1, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    assert "vae_latent_bytes" not in paths[0] and paths[0]["media_type"] == "video"
+    for path, end, single in zip(paths, ends, one):
+        assert path["id"] == end["id"] and path["text_embedding_bytes"] == end["text_embedding_bytes"]
+        states, timesteps = trajectory_of(path)
+        assert states.shape == (3, *array(end, "vae_latent").shape)
+        assert timesteps[0] == 1000 and 600 < timesteps[1] < 900 and timesteps[2] == 0
+        normalised = lambda row: (array(row, "vae_latent").astype(float) - mean) / std
+        assert numpy.abs(states[2] - normalised(end)).max() <= 1e-6 * numpy.abs(states[2]).max()
+        # The path's first step, from the velocity that a path of one step tells: its end is noise - velocity.
+        noise, velocity = states[0], states[0] - normalised(single)
+        assert numpy.abs(states[1] - (noise + (timesteps[1] / 1000 - 1) * velocity)).max() < 1e-5
+        assert abs(noise.mean()) < 0.2 and abs(noise.std() - 1) < 0.2
+    assert len({row["trajectory_latents_bytes"] for row in paths}) == 3
+    told = fastwan("preprocess", "inspect", "paths", "--json")
+    assert json.loads(told.out)["columns"]["trajectory_timesteps"] == "float32 [3]", told
+    verified = fastwan("preprocess", "verify", "paths")
+    assert verified.status == 0 and "3 rows in 1 files are whole" in verified.out, verified
+    shown = [fastwan("preprocess", "decode", name, "-m", MODEL, "-o", f"look-{name}", "--row", "1") for name in ("paths", "ends")]
+    assert all(run.status == 0 for run in shown), shown
+
+
+def test_trajectories_do_not_depend_on_shards_and_their_runs_resume(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("".join(f"a {colour} circle\n" for colour in COLOURS[:5]))
+    settings = ["--sampler", "unipc", "--steps", "4", "--cfg", "3.5", "--shift", "3", "--batch", "1", "--samples-per-file", "2"]
+    paths = [*settings, "--ode-timesteps", "1000,757,522"]
+    synth_rows(fastwan, "one", *paths)
+    for shard in range(2):
+        synth_rows(fastwan, "two", *paths, "--shard", f"{shard}/2")
+    whole = rows_in(tmp_path / "one")
+    assert rows_in(tmp_path / "two") == whole and [row["id"] for row in whole] == [f"prompt-{i}" for i in range(5)]
+    (tmp_path / "one/combined_parquet_dataset/worker_0/data_chunk_00001.parquet").unlink()
+    assert synth_rows(fastwan, "one", *paths)["rows_found"] == 2
+    assert rows_in(tmp_path / "one") == whole
+    for other in ([*settings, "--ode-timesteps", "1000,500"], settings):
+        run = fastwan(*SYNTH, "--teacher", MODEL, "--out", "one", *other)
+        assert run.status == 8 and "another --ode-timesteps" in run.err, run
+
+
+def test_verify_tells_what_a_trajectory_lacks(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue circle\n")
+    synth_rows(fastwan, "out", *EULER, "--steps", "2", "--ode-timesteps", "1000")
+    file = next((tmp_path / "out").rglob("*.parquet"))
+    table = pyarrow.parquet.read_table(file)
+    column = table.column_names.index("trajectory_timesteps_bytes")
+    emptied = table.set_column(column, table.schema.field(column), [[table.column(column)[0].as_py(), b""]])
+    pyarrow.parquet.write_table(emptied, tmp_path / "bad.parquet")
+    run = fastwan("preprocess", "verify", "bad.parquet")
+    assert run.status == 3 and "row 1: trajectory_timesteps is empty" in run.err, run
+
+
+@pytest.mark.parametrize("given,code,told", [
+    (["--ode-timesteps", "522,757"], "bad_value", "--ode-timesteps must be whole numbers that fall"),
+    (["--steps", "2", "--ode-timesteps", "1000,990"], "bad_value", "nearest to two of those"),
+    (["--ode-timesteps", "1000", "--sampler", "dmd"], "conflict", "--ode-timesteps needs a sampler that follows")])
+def test_a_trajectory_that_cannot_be_is_refused(fastwan, tmp_path, given, code, told):
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    run = fastwan(*SYNTH, "--teacher", MODEL, "--out", "out", "--cfg", "1", *([] if "dmd" in given else ["--sampler", "euler"]), *given)
+    assert f"error[{code}]" in run.err and told in run.err, run
+
+
 def test_synth_names_the_one_prompt_of_a_batch_that_gives_no_clip(fastwan, tmp_path):
     # Finite weights with which one word's embedding overflows: its token is all in one channel, so that the last norm makes
     # 8 of it (the root of 64 channels), and that norm's weight is 6e37 there. Other words stay finite, and the transformer

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "cli/preprocess_call.h"
+#include "data/latents.h"
 #include "data/preprocess.h"
 #include "data/rows.h"
 #include "data/synthesize/synthesize.h"
@@ -76,7 +77,8 @@ RowsReport synth(const SynthCall& call) {
                                      .shard = call.shard.index,
                                      .shards = call.shard.count,
                                      .rows_per_file = call.samples_per_file,
-                                     .batch = call.batch},
+                                     .batch = call.batch,
+                                     .ode_timesteps = call.ode_timesteps},
                                     call.watch, call.on_note));
 }
 
@@ -116,13 +118,16 @@ void decode_rows(const DecodeRowsCall& call) {
       models::load_wan_vae(call.model.vae, {.device = device, .parts = models::VaeParts::kDecoder});
   for (int64_t i = call.first; i < call.first + call.count; ++i) {
     const data::Example example = data::example_of(rows->read(i), rows->place(i));
-    if (!example.latents.defined() || example.latents.size(0) != vae->config().z_dim) {
+    const at::Tensor latents =  // [C, T, H, W]
+        example.trajectory.defined() ? data::denormalise(example.trajectory[-1], vae->config())
+                                     : example.latents;
+    if (!latents.defined() || latents.size(0) != vae->config().z_dim) {
       throw InvalidInput(Code::kBadDataset,
                          str(rows->place(i), ": has no latents of ", vae->config().z_dim,
                              " channels, which this VAE decodes"));
     }
     const Path to = call.output / str("row_", i, ".mp4");
-    decode_row(call, *vae, ffmpeg, example.latents.to(device), to);
+    decode_row(call, *vae, ffmpeg, latents.to(device), to);
     call.on_video(to);
   }
 }

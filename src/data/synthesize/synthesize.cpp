@@ -1,12 +1,16 @@
 #include "data/synthesize/synthesize.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <numeric>
 #include <optional>
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 
 #include "base/check.h"
 #include "base/digest.h"
@@ -31,6 +35,8 @@ namespace fastwan::data {
 namespace {
 
 constexpr int64_t kGroupRows = 8;
+// A trajectory is K + 1 latents: a reader should not decode others beside the one that it wants.
+constexpr int64_t kTrajectoryGroupRows = 1;
 constexpr int64_t kPromptsAtOnce = 256;  // encoded together, so that encoder and teacher take turns
 constexpr int64_t kMostClips = 64;
 // One forward of one clip of the tiny teacher (288 tokens) takes 1.8 ms on an H200, which is the
@@ -76,6 +82,14 @@ std::string digest_of(const std::vector<std::string>& texts) {
   return digest.hex();
 }
 
+std::string listed(const std::vector<int64_t>& numbers) {
+  std::string text;
+  for (const int64_t number : numbers) {
+    text += str(number, ',');
+  }
+  return text;
+}
+
 // Of the merged LoRA files their bytes and scales; where they lie does not matter.
 std::string lora_digest(const std::vector<std::string>& loras) {
   std::vector<std::string> parts;
@@ -91,10 +105,6 @@ Dependencies dependencies(const config::Generate& g,
                           const std::vector<std::string>& prompts,
                           const SynthOptions& options) {
   const std::vector<std::string> weights = {".json", ".safetensors"};
-  std::string steps;
-  for (const int64_t step : *g.dmd_denoising_steps) {
-    steps += str(step, ',');
-  }
   Dependencies out = {
       {"list of prompts", digest_of(prompts)},
       {"transformer", sha256_files(model.transformer, weights)},
@@ -112,7 +122,7 @@ Dependencies dependencies(const config::Generate& g,
       {"--fps", str(*g.fps)},
       {"--steps", str(*g.steps)},
       {"--seed", str(*g.seed)},
-      {"--dmd-denoising-steps", steps},
+      {"--dmd-denoising-steps", listed(*g.dmd_denoising_steps)},
       {"--warp-denoising-step", *g.warp_denoising_step ? "true" : "false"},
       {"--guidance-scale", str(*g.guidance_scale)},
       {"--guidance-scale-2", str(*g.guidance_scale_2)},
@@ -130,21 +140,39 @@ Dependencies dependencies(const config::Generate& g,
   if (model.transformer_2) {
     out.emplace_back("transformer_2", sha256_files(*model.transformer_2, weights));
   }
+  if (!options.ode_timesteps.empty()) {
+    out.emplace_back("--ode-timesteps", listed(options.ode_timesteps));
+  }
   return out;
 }
 
-// The teacher: prompts in, final normalised latents out.
+std::vector<KeptState> kept_states(const config::Generate& settings,
+                                   const std::vector<int64_t>& asked) {
+  if (asked.empty()) {
+    return {};
+  }
+  if (*settings.sampler == config::Sampler::kDmd) {
+    throw InvalidInput(Code::kConflict,
+                       "--ode-timesteps needs a sampler that follows the teacher's path: --sampler "
+                       "unipc or euler. dmd adds fresh noise on the way");
+  }
+  return nearest_states(pipelines::noise_levels(settings), asked);
+}
+
+// The teacher: prompts in, normalised latents out.
 class Teacher {
  public:
   Teacher(const config::Generate& settings,
           const layout::ModelFolder& model,
           const std::vector<std::string>& prompts,
           int64_t batch,  // 0: chosen here
+          std::vector<KeptState> kept,
           const Watch& watch,
           const Note& on_note)
       : settings_(settings),
         model_(model),
         prompts_(prompts),
+        kept_(std::move(kept)),
         watch_(watch),
         components_(settings, model, pipelines::component_options(settings, model, on_note)),
         tokenizer_(text::open_tokenizer(model.tokenizer)),
@@ -153,8 +181,9 @@ class Teacher {
 
   int64_t batch() const { return batch_; }
 
-  // Normalised latents [B, C, T, H, W] of consecutive prompts.
-  at::Tensor latents(PromptRange prompts) {
+  // Normalised latents [B, K + 1, C, T, H, W] fp32 of consecutive prompts, on the host: the kept
+  // states, then the end.
+  at::Tensor trajectories(PromptRange prompts) {
     SynthNoise noise(*settings_.seed, prompts, size_);
     std::vector<at::Tensor> texts;  // [1, L, D] each
     std::vector<std::string> names;
@@ -166,12 +195,22 @@ class Teacher {
     const at::Tensor negative = pipelines::uses_guidance(settings_)
                                     ? encoded_.at(*settings_.negative_prompt)
                                     : at::Tensor();
-    return pipelines::denoise(settings_, components_,
-                              {.text = {.prompt = at::cat(texts), .negative = negative},
-                               .first_frame = at::Tensor(),
-                               .noise = noise,
-                               .names = names},
-                              watch_);
+    std::vector<at::Tensor> states;  // [B, C, T, H, W] each
+    const auto keep = [&](int64_t step, const at::Tensor& x) {
+      if (states.size() < kept_.size() && kept_[states.size()].step == step) {
+        states.push_back(x.to(at::kFloat).cpu());
+      }
+    };
+    const at::Tensor end =
+        pipelines::denoise(settings_, components_,
+                           {.text = {.prompt = at::cat(texts), .negative = negative},
+                            .first_frame = at::Tensor(),
+                            .noise = noise,
+                            .names = names,
+                            .on_state = keep},
+                           watch_);
+    states.push_back(end.to(at::kFloat).cpu());
+    return at::stack(states, 1);
   }
 
   // Encoder output at the prompt's true length, [L, D] fp32.
@@ -231,6 +270,7 @@ class Teacher {
   const config::Generate& settings_;
   const layout::ModelFolder& model_;
   const std::vector<std::string>& prompts_;
+  std::vector<KeptState> kept_;
   const Watch& watch_;
   pipelines::Components components_;
   std::unique_ptr<text::Tokenizer> tokenizer_;
@@ -239,25 +279,35 @@ class Teacher {
   pipelines::EncodedTexts encoded_;
 };
 
-io::Row row_of(const config::Generate& settings,
-               const std::string& prompt,
-               int64_t number,
-               const at::Tensor& text,
-               const at::Tensor& latents) {
+// What rows of both schemas have.
+io::Row row_of(const std::string& prompt, int64_t number, const at::Tensor& text) {
   io::Row row;
   row["id"] = str("prompt-", number);
-  row["vae_latent"] = to_cell(latents);
   row["text_embedding"] = to_cell(text);
   row["file_name"] = str("prompt-", number);
   row["caption"] = prompt;
   row["media_type"] = std::string("video");
+  return row;
+}
+
+void add_clip(io::Row& row, const config::Generate& settings, const at::Tensor& latents) {
+  row["vae_latent"] = to_cell(latents);
   row["width"] = *settings.width;
   row["height"] = *settings.height;
   row["num_frames"] = latents.size(1);
   row["duration_sec"] =
       static_cast<double>(*settings.num_frames) / static_cast<double>(*settings.fps);
   row["fps"] = static_cast<double>(*settings.fps);
-  return row;
+}
+
+void add_trajectory(io::Row& row, const std::vector<KeptState>& kept, const at::Tensor& latents) {
+  std::vector<double> timesteps;
+  for (const KeptState& state : kept) {
+    timesteps.push_back(state.timestep);
+  }
+  timesteps.push_back(0);
+  row["trajectory_latents"] = to_cell(latents);
+  row["trajectory_timesteps"] = to_cell(at::tensor(timesteps, at::kFloat));
 }
 
 }  // namespace
@@ -266,6 +316,36 @@ int64_t synth_batch(const SynthLoad& load) {
   const int64_t filling = (kTokensThatFill + load.tokens - 1) / std::max<int64_t>(1, load.tokens);
   const int64_t fitting = load.spare_bytes / 2 / std::max<int64_t>(1, load.clip_bytes);
   return std::clamp<int64_t>(std::min(filling, fitting), 1, kMostClips);
+}
+
+std::vector<KeptState> nearest_states(const std::vector<diffusion::NoiseLevel>& levels,
+                                      const std::vector<int64_t>& asked) {
+  const bool falls =
+      std::adjacent_find(asked.begin(), asked.end(), std::less_equal<>()) == asked.end();
+  if (asked.empty() || !falls || asked.front() > 1000 || asked.back() < 1) {
+    throw InvalidInput(Code::kBadValue,
+                       str("--ode-timesteps must be whole numbers that fall, each from 1 to 1000, "
+                           "such as 1000,757,522; got ",
+                           listed(asked)));
+  }
+  const auto timestep_of = [](const diffusion::NoiseLevel& level) { return 1000.0 * level.sigma; };
+  std::vector<KeptState> kept;
+  for (const int64_t timestep : asked) {
+    const auto wanted = static_cast<double>(timestep);
+    const auto nearest = std::min_element(levels.begin(), levels.end(), [&](auto& a, auto& b) {
+      return std::abs(timestep_of(a) - wanted) < std::abs(timestep_of(b) - wanted);
+    });
+    const KeptState state{.step = nearest - levels.begin(), .timestep = timestep_of(*nearest)};
+    if (!kept.empty() && kept.back().step == state.step) {
+      throw InvalidInput(Code::kBadValue,
+                         str("--ode-timesteps: the sampler's ", levels.size(),
+                             " steps have one state, at timestep ", state.timestep,
+                             ", that is nearest to two of those asked for: ", timestep,
+                             " and the one before. Take more --steps, or other timesteps"));
+    }
+    kept.push_back(state);
+  }
+  return kept;
 }
 
 RowsMade synthesize(const config::Generate& settings,
@@ -280,25 +360,33 @@ RowsMade synthesize(const config::Generate& settings,
   RowsMade made{
       .folder = options.output / "combined_parquet_dataset" / str("worker_", options.shard),
       .inputs = last - first};
-  RowShard shard(made.folder, {.schema = io::RowSchema::kT2v,
+  const std::vector<KeptState> kept = kept_states(settings, options.ode_timesteps);
+  const int64_t group_rows = kept.empty() ? kGroupRows : kTrajectoryGroupRows;
+  RowShard shard(made.folder, {.schema = kept.empty() ? io::RowSchema::kT2v
+                                                      : io::RowSchema::kOdeTrajectoryTextOnly,
                                .first_input = first,
                                .last_input = last,
                                .rows_per_file = options.rows_per_file,
-                               .group_rows = std::min(kGroupRows, options.rows_per_file),
+                               .group_rows = std::min(group_rows, options.rows_per_file),
                                .depends_on = dependencies(settings, model, prompts, options)});
   std::optional<Teacher> teacher;  // nothing is loaded where nothing is left to do
   while (shard.next_input() < last) {
     watch.throw_if_stopped();
     const int64_t number = shard.next_input();
     if (!teacher) {
-      teacher.emplace(settings, model, prompts, options.batch, watch, on_note);
+      teacher.emplace(settings, model, prompts, options.batch, kept, watch, on_note);
     }
     const int64_t count = std::min(teacher->batch(), last - number);
-    const at::Tensor latents =
-        teacher->latents({number, count}).to(at::kFloat).cpu();  // [B, C, T, H, W]
+    const at::Tensor latents = teacher->trajectories({number, count});  // [B, K + 1, C, T, H, W]
     for (int64_t i = 0; i < count; ++i) {
-      shard.add(row_of(settings, prompts[static_cast<std::size_t>(number + i)], number + i,
-                       teacher->text(number + i), denormalise(latents[i], model.vae_config)));
+      io::Row row = row_of(prompts[static_cast<std::size_t>(number + i)], number + i,
+                           teacher->text(number + i));
+      if (kept.empty()) {
+        add_clip(row, settings, denormalise(latents[i][0], model.vae_config));
+      } else {
+        add_trajectory(row, kept, latents[i]);
+      }
+      shard.add(row);
     }
     watch.report("synth", number + count - first, last - first);
   }

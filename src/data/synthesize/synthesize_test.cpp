@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/check.h"
+
 namespace fastwan::data {
 namespace {
 
@@ -28,6 +30,37 @@ TEST(SynthBatch, TakesHalfOfTheSpareMemoryAndAtLeastOneClip) {
   EXPECT_EQ(of(20 * kGiB - 1), 9);
   EXPECT_EQ(of(kGiB), 1);
   EXPECT_EQ(of(-kGiB), 1);  // the weights do not fit: what waits elsewhere is the plan's to say
+}
+
+// Levels whose timestep as the model is told it is not their sigma: the sigma counts.
+std::vector<diffusion::NoiseLevel> levels_of(const std::vector<double>& sigmas) {
+  std::vector<diffusion::NoiseLevel> levels;
+  for (const double sigma : sigmas) {
+    levels.push_back({.timestep = 0, .sigma = sigma});
+  }
+  return levels;
+}
+
+TEST(NearestStates, AreOfTheSamplersOwnScheduleByTheirSigmas) {
+  const auto levels = levels_of({0.9995, 0.8, 0.75, 0.5, 0.125});
+  const std::vector<KeptState> kept = nearest_states(levels, {1000, 774, 1});
+  ASSERT_EQ(kept.size(), 3u);
+  EXPECT_EQ(kept[0].step, 0);
+  EXPECT_EQ(kept[0].timestep, 999.5);
+  EXPECT_EQ(kept[1].step, 2);  // 774 is below the middle of 800 and 750
+  EXPECT_EQ(kept[2].step, 4);
+  EXPECT_EQ(kept[2].timestep, 125);
+  EXPECT_EQ(nearest_states(levels, {776})[0].step, 1);
+  EXPECT_EQ(nearest_states(levels, {625})[0].step, 2) << "of equals the noisier";
+}
+
+TEST(NearestStates, TimestepsThatDoNotFallOrShareAStateAreRefused) {
+  const auto levels = levels_of({1.0, 0.8, 0.5});
+  for (const std::vector<int64_t>& asked : std::vector<std::vector<int64_t>>{
+           {}, {1001}, {500, 0}, {500, 500}, {500, 800}, {800, 790}}) {
+    EXPECT_THROW(nearest_states(levels, asked), InvalidInput);
+  }
+  EXPECT_EQ(nearest_states(levels, {1000, 800, 500}).size(), 3u);
 }
 
 }  // namespace
