@@ -87,8 +87,7 @@ std::map<std::string, Path> find_models(const config::Recipe& recipe) {
       find("models." + role + ".init_from", model.init_from);
     }
   }
-  if (recipe.method.kind == config::MethodKind::kFinetune ||
-      recipe.method.kind == config::MethodKind::kDistill) {
+  if (config::trains_transformer(recipe.method.kind)) {
     find("training.model_path", recipe.training.model_path);
   }
   return found;

@@ -41,7 +41,7 @@ void add_flags(CLI::App& app, TrainFlags& flags) {
     app.add_option(names, value, help)->type_name(type)->group(group);
   };
   option("--config", flags.config, "FILE", "recipe; YAML, ours or FastVideo's");
-  option("--method", flags.method, "WORD", "finetune|distill|vae|text|features");
+  option("--method", flags.method, "WORD", "finetune|distill|ode|vae|text|features");
   option("--resume,--resume-from-checkpoint", flags.resume, "WHICH",
          "auto: the newest valid checkpoint, else fresh; latest, none or a folder");
   option("--allow-change", flags.allow_change, "LIST",

@@ -401,8 +401,7 @@ TrainPlan plan_training(const Recipe& recipe,
                  .steps = recipe.training.loop.max_train_steps,
                  .tera_per_second = options.tera_per_second,
                  .rank_memory = options.rank_memory};
-  const bool is_video =
-      recipe.method.kind == MethodKind::kFinetune || recipe.method.kind == MethodKind::kDistill;
+  const bool is_video = config::trains_transformer(recipe.method.kind);
   std::vector<Network> networks =
       is_video ? transformers(plan, recipe, notes) : std::vector{small_network(recipe, notes)};
   for (Network& network : networks) {

@@ -82,9 +82,18 @@ using NameTable = std::array<EnumName<E>, N>;
 
 }  // namespace
 
+bool trains_transformer(MethodKind method) {
+  return method == MethodKind::kFinetune || is_few_step(method);
+}
+
+bool is_few_step(MethodKind method) {
+  return method == MethodKind::kDistill || method == MethodKind::kOde;
+}
+
 std::span<const EnumName<MethodKind>> names(MethodKind) {
-  static constexpr NameTable<MethodKind, 5> kNames = {{{"finetune", MethodKind::kFinetune},
+  static constexpr NameTable<MethodKind, 6> kNames = {{{"finetune", MethodKind::kFinetune},
                                                        {"distill", MethodKind::kDistill},
+                                                       {"ode", MethodKind::kOde},
                                                        {"vae", MethodKind::kVae},
                                                        {"text", MethodKind::kText},
                                                        {"features", MethodKind::kFeatures}}};

@@ -22,7 +22,7 @@
 
 namespace fastwan::config {
 
-enum class MethodKind { kFinetune, kDistill, kVae, kText, kFeatures };
+enum class MethodKind { kFinetune, kDistill, kOde, kVae, kText, kFeatures };
 enum class NetworkKind { kWan, kWanVae, kUmt5, kFeatureNet };
 enum class WeightsInit { kPretrained, kRandom };
 enum class Recompute { kInherit, kNone, kFull, kEveryN, kOps };
@@ -51,6 +51,11 @@ enum class AccumSync { kEach, kLast };
 enum class DataSource { kParquet, kShapes };
 enum class RowKind { kT2v, kTextOnly };
 enum class ShapesRange { kTraining, kVae, kProbe };
+
+// Whether it trains a transformer, on latents.
+bool trains_transformer(MethodKind method);
+// Whether its student samples at method.dmd_denoising_steps.
+bool is_few_step(MethodKind method);
 
 std::span<const EnumName<MethodKind>> names(MethodKind);
 std::span<const EnumName<NetworkKind>> names(NetworkKind);
@@ -350,7 +355,7 @@ void describe(Visitor& v, const std::string& role, RoleModel& m) {
 
 template <class Visitor>
 void describe(Visitor& v, Method& m) {
-  v.field({"method._target_", "finetune, distill, vae, text or features"}, m.kind);
+  v.field({"method._target_", "finetune, distill, ode, vae, text or features"}, m.kind);
   v.field({"method.rollout_mode", "the student's input: noised data, or its own earlier steps"},
           m.rollout_mode);
   v.field({"method.dmd_denoising_steps", "timesteps of the student, falling", {1, 1000}},

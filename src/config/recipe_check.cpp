@@ -37,6 +37,7 @@ NetworkKind network_of(MethodKind method) {
       return NetworkKind::kFeatureNet;
     case MethodKind::kFinetune:
     case MethodKind::kDistill:
+    case MethodKind::kOde:
       break;
   }
   return NetworkKind::kWan;
@@ -171,19 +172,23 @@ void check_k(const Recipe& r) {
           "shard group must run equally many forwards");
 }
 
+void check_few_step(const Recipe& r) {
+  const std::vector<int64_t>& steps = r.method.dmd_denoising_steps;
+  require(!steps.empty() && falls(steps),
+          str("method.dmd_denoising_steps must fall, got ", listed(steps)));
+  require(r.training.data.training_cfg_rate == 0,
+          str("training.data.training_cfg_rate must be 0 in method ", name_of(r.method.kind),
+              ": the student is always conditional"));
+}
+
 void check_distill(const Recipe& r) {
   const Method& m = r.method;
-  require(!m.dmd_denoising_steps.empty() && falls(m.dmd_denoising_steps),
-          str("method.dmd_denoising_steps must fall, got ", listed(m.dmd_denoising_steps)));
   require(m.min_timestep_ratio < m.max_timestep_ratio,
           str("method.min_timestep_ratio must be below max_timestep_ratio, got ",
               m.min_timestep_ratio, " and ", m.max_timestep_ratio));
   require(m.critic_warmup <= r.training.loop.max_train_steps,
           str("method.critic_warmup ", m.critic_warmup, " is beyond training.loop.max_train_steps ",
               r.training.loop.max_train_steps));
-  require(r.training.data.training_cfg_rate == 0,
-          "training.data.training_cfg_rate must be 0 in method distill: the student is always "
-          "conditional");
   check_k(r);
 }
 
@@ -199,10 +204,14 @@ void check_data(const Recipe& r) {
   if (d.source == DataSource::kParquet) {
     require(!d.data_path.empty(),
             str(at, "data_path is not given: folders of Parquet rows, or ", at, "source shapes"));
-    require(method == MethodKind::kFinetune || method == MethodKind::kDistill,
+    require(trains_transformer(method),
             str(at, "source must be shapes for method ", name_of(method),
                 ": Parquet rows hold latents, not pixels"));
   } else {
+    require(method != MethodKind::kOde,
+            str(at,
+                "source shapes has no part in method ode: it reads a teacher's trajectories, "
+                "rows of fastwan preprocess synth --ode-timesteps"));
     require(d.data_path.empty(), str(at, "data_path has no part in source shapes. Leave it out"));
     require(has_size, str(at,
                           "num_frames, num_height and num_width are the size of procedural "
@@ -274,14 +283,16 @@ void check_validation(const Recipe& r) {
   const MethodKind method = r.method.kind;
   require(!v.dataset_file.empty() || !v.prompts.empty(),
           str(at, "every_steps needs dataset_file or prompts"));
-  require(method == MethodKind::kFinetune || method == MethodKind::kDistill,
+  require(trains_transformer(method),
           str(at, "every_steps is for methods that make videos, this is ", name_of(method)));
-  require(method == MethodKind::kDistill || v.sampling_timesteps.empty(),
-          str(at, "sampling_timesteps is for method distill; sampling_steps says how many"));
+  require(is_few_step(method) || v.sampling_timesteps.empty(),
+          str(at,
+              "sampling_timesteps is for methods distill and ode; sampling_steps says how "
+              "many"));
   require(method == MethodKind::kFinetune || v.data_path.empty(),
           str(at, "data_path is for method finetune: a few-step student has no loss on rows"));
   require(v.loss_rows > 0 || v.data_path.empty(), str(at, "data_path needs loss_rows, which is 0"));
-  if (method == MethodKind::kDistill) {
+  if (is_few_step(method)) {
     check_few_step_validation(r);
   }
 }
@@ -310,6 +321,9 @@ void check_recipe(const Recipe& recipe) {
   check_distributed(recipe);
   check_optimizer(recipe);
   check_frozen_encoder(recipe);
+  if (is_few_step(recipe.method.kind)) {
+    check_few_step(recipe);
+  }
   if (recipe.method.kind == MethodKind::kDistill) {
     check_distill(recipe);
   }

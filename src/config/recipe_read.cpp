@@ -49,8 +49,8 @@ MethodKind method_of(const std::map<std::string, YamlValue>& values, const std::
   const auto found = values.find(kMethodKey);
   if (found == values.end()) {
     throw InvalidInput(Code::kBadConfig, str(origin, ": ", kMethodKey,
-                                             " is not given: finetune, distill, vae, text or "
-                                             "features"));
+                                             " is not given: finetune, distill, ode, vae, "
+                                             "text or features"));
   }
   MethodKind kind{};
   assign(kind, found->second.texts, {}, place(origin, kMethodKey, found->second));

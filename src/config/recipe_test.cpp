@@ -32,6 +32,15 @@ training:
   vsa: {sparsity: 0.8}
 )";
 
+constexpr const char* kOde = R"(
+models:
+  student: {init_from: some/model, flow_shift: 5, attention_backend: vsa}
+method: {_target_: ode}
+training:
+  data: {data_path: rows}
+  vsa: {sparsity: 0.8}
+)";
+
 Recipe parse(const std::string& yaml, const std::vector<Override>& overrides = {}) {
   return parse_recipe(yaml, "run.yaml", overrides);
 }
@@ -255,7 +264,7 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
        {{"callbacks.validation.every_steps", "5"},
         {"callbacks.validation.prompts", "a"},
         {"callbacks.validation.sampling_timesteps", "1000,500"}},
-       "sampling_timesteps is for method distill"},
+       "sampling_timesteps is for methods distill and ode"},
       {kFinetune,
        {{"callbacks.validation.every_steps", "5"},
         {"callbacks.validation.prompts", "a"},
@@ -281,6 +290,34 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
 }
 
 // Both sides of the rule that keeps processes of a shard group in step.
+TEST(Recipe, OdeRegressionReadsTrajectoriesAndMakesAFewStepStudent) {
+  const Recipe r = parse(kOde);
+  EXPECT_EQ(r.method.kind, MethodKind::kOde);
+  EXPECT_EQ(r.training.data.training_cfg_rate, 0);
+  EXPECT_EQ(r.method.dmd_denoising_steps, (std::vector<int64_t>{1000, 757, 522}));
+  EXPECT_EQ(to_yaml(parse(to_yaml(r))), to_yaml(r));
+  EXPECT_TRUE(trains_transformer(r.method.kind) && is_few_step(r.method.kind));
+  EXPECT_TRUE(trains_transformer(MethodKind::kFinetune) && !is_few_step(MethodKind::kFinetune));
+  EXPECT_FALSE(trains_transformer(MethodKind::kVae));
+  const auto refused = [](const std::vector<Override>& overrides, const char* words) {
+    expect_refused(kOde, overrides, "conflict", words);
+  };
+  refused({{"models.teacher.init_from", "some/model"}}, "models.teacher has no part in method ode");
+  refused({{"training.data.training_cfg_rate", "0.1"}},
+          "training_cfg_rate must be 0 in method ode");
+  refused({{"method.dmd_denoising_steps", "757,1000"}}, "must fall");
+  refused({{"training.data.preprocessed_data_type", "text_only"}}, "rollout_mode");
+  refused({{"training.data.data_path", ""},
+           {"training.data.source", "shapes"},
+           {"training.data.num_frames", "9"},
+           {"training.data.num_height", "32"},
+           {"training.data.num_width", "32"}},
+          "source shapes has no part in method ode");
+  parse(kOde, {{"callbacks.validation.every_steps", "5"},
+               {"callbacks.validation.prompts", "a circle"},
+               {"callbacks.validation.sampling_timesteps", "1000,500"}});
+}
+
 TEST(Recipe, DrawsOfASampleNeedBlocksWhereAStateIsShared) {
   const std::vector<Override> sharded = {{"method.rollout_mode", "simulate"},
                                          {"method.k_scope", "sample"},

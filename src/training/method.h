@@ -21,6 +21,8 @@ namespace fastwan::training {
 // video, methods of latents the latents; what a method does not read may be undefined or empty.
 struct MicroBatch {
   at::Tensor latents;                 // [b, C, T, H, W] fp32, normalised
+  at::Tensor trajectory;              // [b, K + 1, C, T, H, W] fp32, normalised: K states, the end
+  at::Tensor trajectory_timesteps;    // [b, K + 1], last 0
   at::Tensor text;                    // [b, L, text_dim] fp32, zero rows behind a prompt's end
   std::vector<int64_t> slots;         // [b] places in the global batch: keys of random numbers
   at::Tensor pixels;                  // [b, 3, F, P, Q] fp32 in [-1, 1]

@@ -4,6 +4,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include <ATen/Parallel.h>
@@ -12,6 +13,7 @@
 #include <ATen/ops/abs.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -27,6 +29,7 @@
 #include "training/dmd/distill.h"
 #include "training/finetune.h"
 #include "training/lora.h"
+#include "training/ode_regression.h"
 #include "training/optimizer.h"
 #include "training/vae_method.h"
 
@@ -57,7 +60,12 @@ MicroBatch batch_of(int64_t B) {
 }
 
 MicroBatch part_of(const MicroBatch& batch, int64_t first, int64_t count) {
-  return {.latents = batch.latents.narrow(0, first, count),
+  const auto part = [first, count](const at::Tensor& whole) {
+    return whole.defined() ? whole.narrow(0, first, count) : at::Tensor();
+  };
+  return {.latents = part(batch.latents),
+          .trajectory = part(batch.trajectory),
+          .trajectory_timesteps = part(batch.trajectory_timesteps),
           .text = batch.text.narrow(0, first, count),
           .slots = {batch.slots.begin() + first, batch.slots.begin() + first + count}};
 }
@@ -106,8 +114,9 @@ at::Tensor gradient_over(Method& method,
   return flat_gradient(units);
 }
 
-void expect_parts_add_up(Method& method, const std::string& network) {
-  const MicroBatch batch = batch_of(4);
+void expect_parts_add_up(Method& method,
+                         const std::string& network,
+                         const MicroBatch& batch = batch_of(4)) {
   const MicroBatch first = part_of(batch, 0, 2), second = part_of(batch, 2, 2);
   const at::Tensor whole = gradient_over(method, network, {batch});
   EXPECT_LE(relative_l2(gradient_over(method, network, {first, second}), whole), 1e-12) << network;
@@ -134,9 +143,9 @@ TEST(Distill, DistinctMicroBatchesAddUpToTheLargeBatchForBothNetworks) {
 void expect_finite_differences(Method& method,
                                const std::string& network,
                                const std::string& metric,
-                               int64_t step) {
+                               int64_t step,
+                               const MicroBatch& batch = batch_of(2)) {
   constexpr double kStep = 1e-6, kAllowed = 1e-6;
-  const MicroBatch batch = batch_of(2);
   Units& units = *method.networks().at(network).units;
   units.zero_gradients();
   method.accumulate(network, step, batch, 1.0);
@@ -203,6 +212,131 @@ TEST(Finetune, GradientIsThatOfFiniteDifferencesForBothTargetsAndForAdapters) {
 TEST(Distill, CriticsGradientIsThatOfFiniteDifferences) {
   Distillation simulate({.rollout = dmd::Rollout::kSimulate});
   expect_finite_differences(*simulate.method, dmd::Distill::kCritic, "train_fake_score_loss", 3);
+}
+
+// --- ODE regression
+
+// Three states and the end for each sample of batch_of(B), rows of unlike timesteps.
+MicroBatch trajectories_of(int64_t B) {
+  MicroBatch batch = batch_of(B);
+  batch.latents = at::Tensor();
+  batch.trajectory = golden_tensor("methods", "trajectory", {B, 4, 4, 5, 8, 10});
+  std::vector<at::Tensor> timesteps;
+  for (int64_t i = 0; i < B; ++i) {
+    const auto lower = static_cast<double>(i);
+    timesteps.push_back(at::tensor({999.75, 757.5 - lower, 522.25 - lower, 0.0}, at::kFloat));
+  }
+  batch.trajectory_timesteps = at::stack(timesteps);
+  return batch;
+}
+
+OdeRegression sparse_regression(uint64_t seed = 1000) {
+  return {sparse_role_of(tiny(testing::sparse(0.5), "methods/student"), ops::TopkRule::kPadded),
+          {.seed = seed, .ramp = {.sparsity = 0.5, .rate = 0}, .state = at::kDouble}};
+}
+
+// v = a x + t: the prediction is x - (t / 1000) (a x + t).
+TEST(OdeRegression, LossIsThatOfAPlainLoopOverTheDrawnStates) {
+  constexpr double kSlope = 0.3;
+  constexpr int64_t kB = 6;
+  const MicroBatch batch = trajectories_of(kB);
+  OdeRegression method(
+      {.velocity =
+           [](const at::Tensor& x, const at::Tensor& timestep, const at::Tensor&) {
+             return (x * kSlope + timestep.view({-1, 1, 1, 1, 1})).requires_grad_(true);
+           }},
+      {.seed = 7, .state = at::kDouble});
+  std::set<int64_t> all_drawn;
+  for (int64_t step = 1; step <= 3; ++step) {
+    double sum = 0, others = 0, timesteps = 0;
+    for (int64_t b = 0; b < kB; ++b) {
+      // The draw as random numbers are documented (base/rng.h): one uniform of the slot's stream.
+      const int64_t slot = batch.slots[static_cast<std::size_t>(b)];
+      const auto k =
+          static_cast<int64_t>(3 * Philox(7, Stream::kStudentRollout, step, slot).uniform(0));
+      all_drawn.insert(k);
+      const at::Tensor x = batch.trajectory[b][k].flatten().to(at::kDouble).contiguous();
+      const at::Tensor end = batch.trajectory[b][3].flatten().to(at::kDouble).contiguous();
+      const auto t = batch.trajectory_timesteps[b][k].item<double>();
+      const auto n = static_cast<double>(x.numel());
+      for (int64_t i = 0; i < x.numel(); ++i) {
+        const double at_x = x.const_data_ptr<double>()[i];
+        const double miss = at_x - t / 1000 * (kSlope * at_x + t) - end.const_data_ptr<double>()[i];
+        sum += miss * miss / n;
+        others += miss / n;
+      }
+      timesteps += t;
+    }
+    const Metrics metrics = method.accumulate("student", step, batch, 1.0);
+    EXPECT_NEAR(metrics.at("train_loss"), sum / kB, 1e-9 * sum);
+    EXPECT_NEAR(metrics.at("ode_timestep"), timesteps / kB, 1e-9);
+    EXPECT_GT(std::abs(metrics.at("train_loss") - others / kB), 1e-3);
+  }
+  EXPECT_EQ(all_drawn, (std::set<int64_t>{0, 1, 2}));
+}
+
+TEST(OdeRegression, GradientIsThatOfFiniteDifferencesDenseAndSparse) {
+  OdeRegression dense(role_of(tiny(testing::dense(), "methods/student")), {.state = at::kDouble});
+  expect_finite_differences(dense, OdeRegression::kStudent, "train_loss", 3, trajectories_of(2));
+  OdeRegression sparse = sparse_regression();
+  expect_finite_differences(sparse, OdeRegression::kStudent, "train_loss", 3, trajectories_of(2));
+}
+
+TEST(OdeRegression, DistinctMicroBatchesAddUpToTheLargeBatch) {
+  OdeRegression method = sparse_regression();
+  expect_parts_add_up(method, OdeRegression::kStudent, trajectories_of(4));
+}
+
+TEST(OdeRegression, ANonFiniteLossStopsTheRunNamingTheSample) {
+  MicroBatch batch = trajectories_of(2);
+  batch.trajectory[1].fill_(std::numeric_limits<float>::quiet_NaN());
+  OdeRegression method = sparse_regression();
+  try {
+    method.accumulate("student", 10, batch, 1.0);
+    ADD_FAILURE() << "went on";
+  } catch (const Failure& failure) {
+    EXPECT_EQ(failure.code(), Code::kNonFinite);
+    EXPECT_NE(std::string(failure.what()).find("slot 33"), std::string::npos) << failure.what();
+  }
+}
+
+// Paths from noise z straight to their ends m z + b, x = (1 - s) (m z + b) + s z. At each level the
+// velocity that ends them, z - (m z + b), is linear in x: a x + c with z = (x - (1 - s) b) / (m + s
+// (1 - m)). Descent on the method's gradient finds it for both levels.
+TEST(OdeRegression, RecoversALinearMap) {
+  constexpr double kMap = 0.5, kShift = 0.25;
+  const std::vector<double> sigmas = {1.0, 0.5};
+  const at::Tensor weights = at::zeros({2, 2}, at::kDouble).requires_grad_(true);  // level: a, c
+  OdeRegression method(
+      {.velocity =
+           [&weights](const at::Tensor& x, const at::Tensor& timestep, const at::Tensor&) {
+             const at::Tensor of_level =
+                 weights.index_select(0, timestep.lt(750.0).to(at::kLong));  // [b, 2]
+             return of_level.select(1, 0).view({-1, 1, 1, 1, 1}) * x +
+                    of_level.select(1, 1).view({-1, 1, 1, 1, 1});
+           }},
+      {.state = at::kDouble});
+  for (int64_t step = 1; step <= 400; ++step) {
+    MicroBatch batch{.slots = {0, 1, 2, 3, 4, 5, 6, 7}};
+    const at::Tensor z = golden_tensor("methods/ode", std::to_string(step % 16), {8, 1, 1, 4, 4});
+    const at::Tensor end = z * kMap + kShift;
+    batch.trajectory = at::stack({z * sigmas[0], end * (1 - sigmas[1]) + z * sigmas[1], end},
+                                 1);  // [8, 3, 1, 1, 4, 4]
+    batch.trajectory_timesteps =
+        at::tensor({1000 * sigmas[0], 1000 * sigmas[1], 0.0}, at::kDouble).expand({8, 3});
+    method.accumulate("student", step, batch, 1.0);
+    const at::NoGradGuard no_grad;
+    weights.sub_(weights.grad(), 0.5);
+    weights.mutable_grad().reset();
+  }
+  for (std::size_t k = 0; k < 2; ++k) {
+    const double s = sigmas[k], of_z = kMap + s * (1 - kMap);
+    const double a = (1 - kMap) / of_z;
+    const double c = -kShift - a * (1 - s) * kShift;
+    const auto row = static_cast<int64_t>(k);
+    EXPECT_NEAR(weights[row][0].item<double>(), a, 1e-3) << s;
+    EXPECT_NEAR(weights[row][1].item<double>(), c, 1e-3) << s;
+  }
 }
 
 TEST(Distill, UpdatesTheStudentEveryIntervalBehindTheWarmupAndTheCriticAlways) {
@@ -321,11 +455,12 @@ TEST(Methods, StartAtTheSparsityOfTheFirstIteration) {
   };
   const auto network = tiny(testing::sparse(0.5), "methods/student");
   const Finetune finetune(recording(network), {.caption_dropout = 0, .ramp = ramp});
+  const OdeRegression ode(recording(network), {.ramp = ramp});
   const dmd::Distill distill({.student = recording(network),
                               .critic = role_of(network),
                               .teacher = role_of(network).velocity},
                              {.guidance_scale = 1.0, .ramp = ramp});
-  EXPECT_EQ(seen, std::vector<double>(2, ramped_sparsity(ramp, 0)));
+  EXPECT_EQ(seen, std::vector<double>(3, ramped_sparsity(ramp, 0)));
   EXPECT_LT(seen[0], 0.8);
 }
 

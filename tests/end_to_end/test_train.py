@@ -277,6 +277,90 @@ def write_rows(folder, kind="t2v", count=4, latent=(16, 3, 8, 8), width=64):
     write(folder / "rows.parquet", kind, rows)
 
 
+ODE = dict(init="pretrained", attention="vsa", rate="1e-3", vsa="  vsa: {sparsity: 0.5}", steps=12, every=3, more_models="",
+           method="  _target_: ode\n  dmd_denoising_steps: [1000, 757, 522]\n")
+TRAJECTORIES = ["--training.data.source=parquet", "--training.data.data_path=rows", "--training.optimizer.name=muon"]
+
+
+@pytest.fixture(scope="module")
+def trajectories(tmp_path_factory):
+    """Rows of eight trajectories of the small model, dense and with guidance."""
+    folder = tmp_path_factory.mktemp("trajectories")
+    (folder / "prompts.txt").write_text("".join(f"a {word} circle\n" for word in "red blue green white black yellow dark small".split()))
+    made = subprocess.run([str(binary()), "preprocess", "synth", "--teacher", MODEL, "--prompts", "prompts.txt", "--out", "rows", "--sampler",
+                           "unipc", "--steps", "8", "--cfg", "3.5", "--shift", "3", "--num-frames", "9", "--size", "32x32", "--seed", "3",
+                           "--attention-backend", "dense", "--device", "cpu", "--ode-timesteps", "1000,757,522"],
+                          cwd=folder, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return folder / "rows"
+
+
+def regress(fastwan, folder, rows, *extra, **changes):
+    write_recipe(folder, ODE, **changes)
+    if not (folder / "rows").exists():
+        (folder / "rows").symlink_to(rows)
+    return train(fastwan, folder, *TRAJECTORIES, *extra)
+
+
+def test_ode_regression_learns_resumes_to_the_same_bits_and_exports_a_few_step_student(fastwan, trajectories, tmp_path):
+    run = regress(fastwan, tmp_path / "straight", trajectories)
+    assert run.status == 0, run
+    lines = metrics(tmp_path / "straight")
+    losses = [line["train_loss"] for line in lines]
+    assert all(math.isfinite(loss) for loss in losses) and sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
+    assert all(line["vsa_sparsity"] == 0.5 and 500 < line["ode_timestep"] <= 1000 for line in lines), lines
+    seen = {key for line in lines for key in line if key.startswith("train_loss/")}
+    assert len(seen) == 3, seen  # one twelfth of the timesteps for each state
+
+    assert regress(fastwan, tmp_path / "parts", trajectories, "--training.loop.max_train_steps=5").status == 0
+    assert regress(fastwan, tmp_path / "parts", trajectories).status == 0
+    assert state_digests(tmp_path / "parts", 12) == state_digests(tmp_path / "straight", 12)
+    assert metrics(tmp_path / "parts") == lines
+
+    export = tmp_path / "straight/run/export"
+    preset = json.loads((export / "fastwan.json").read_text())
+    assert (preset["sampler"], preset["dmd_denoising_steps"], preset["VSA_sparsity"]) == ("dmd", [1000, 757, 522], 0.5), preset
+    assert json.loads((export / "model_index.json").read_text())["_class_name"] == "WanDMDPipeline"
+    made = fastwan("generate", "-m", export, "-p", PROMPT, "--seed", "1", "--size", "32x32", "--num-frames", "9", "-o", "a.mp4", "--json")
+    assert made.status == 0 and json.loads(made.out)["settings"]["--sampler"] == "dmd", made
+
+
+def test_ode_regression_is_the_same_with_other_micro_batches_and_full_recompute_and_takes_adapters(fastwan, trajectories, tmp_path):
+    plain = ["--training.model.enable_gradient_checkpointing_type=none"]
+    assert regress(fastwan, tmp_path / "a", trajectories, *plain, steps=2, every=1).status == 0
+    assert regress(fastwan, tmp_path / "b", trajectories, "--training.model.enable_gradient_checkpointing_type=full",
+                   steps=2, every=1).status == 0
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    split = regress(fastwan, tmp_path / "c", trajectories, *plain, "--training.data.train_batch_size=1",
+                    "--training.loop.gradient_accumulation_steps=4", steps=2, every=1)
+    assert split.status == 0, split
+    for a, c in zip(metrics(tmp_path / "a"), metrics(tmp_path / "c")):
+        assert c["ode_timestep"] == pytest.approx(a["ode_timestep"]) and c["train_loss"] == pytest.approx(a["train_loss"], rel=1e-5)
+    lora = regress(fastwan, tmp_path / "lora", trajectories, "--models.student.lora.enable=true", "--models.student.lora.rank=4",
+                   steps=2, every=1)
+    assert lora.status == 0 and list((tmp_path / "lora/run").rglob("*lora*.safetensors")), lora
+
+
+@pytest.mark.parametrize("settings,flags,told", [
+    (FINETUNE, [], "has no latents, which this method trains on. Rows of trajectories are for method ode"),
+    (ODE, ["--method.dmd_denoising_steps=1000,500"], "which are not those of method.dmd_denoising_steps"),
+    (ODE, ["--method.dmd_denoising_steps=1000,990,522"], "which are not those of method.dmd_denoising_steps"),
+    (ODE, ["--training.data.num_frames=5"], "the trajectory has 3 latent frames, training.data wants 2")])
+def test_trajectories_that_do_not_fit_are_refused_at_the_start(fastwan, trajectories, tmp_path, settings, flags, told):
+    write_recipe(tmp_path, settings, steps=1)
+    (tmp_path / "rows").symlink_to(trajectories)
+    run = train(fastwan, tmp_path, *TRAJECTORIES[:2], *flags)
+    assert run.status == 3 and "error[bad_dataset]" in run.err and "row 0" in run.err and told in run.err, run
+    assert "loading" not in run.err, run
+
+
+def test_rows_without_a_trajectory_are_refused_by_ode_regression(fastwan, tmp_path):
+    write_rows(tmp_path)
+    write_recipe(tmp_path, ODE, steps=1)
+    run = train(fastwan, tmp_path, *ROWS)
+    assert run.status == 3 and "rows.parquet, row 0 has no trajectory" in run.err and "--ode-timesteps" in run.err, run
+
+
 ROWS = ["--training.data.source=parquet", "--training.data.data_path=rows.parquet"]
 
 

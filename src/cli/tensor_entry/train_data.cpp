@@ -1,5 +1,6 @@
 // What a training run reads: rows or procedural clips, captions as embeddings, the unconditional
 // text.
+#include <cmath>
 #include <optional>
 #include <utility>
 
@@ -20,6 +21,7 @@ namespace fastwan::cli {
 namespace {
 
 namespace shapes = data::shapes;
+using config::Recipe;
 
 // Text encoder and tokenizer, loaded once and let go after the last text.
 class Texts {
@@ -190,17 +192,66 @@ std::vector<int64_t> wanted_latent(const config::Data& wanted, const layout::Mod
   return {size.channels, size.frames, size.height, size.width};
 }
 
-void open_rows(const config::Data& wanted, bool needs_latents, TrainData& out) {
+// Each step of the student has a state of its own in the row.
+void check_states(const std::string& place,
+                  const at::Tensor& timesteps,  // [K + 1]
+                  const std::vector<double>& steps) {
+  const auto K = static_cast<int64_t>(steps.size());
+  std::string got;
+  bool fits = timesteps.size(0) == K + 1;
+  for (int64_t k = 0; k + 1 < timesteps.size(0); ++k) {
+    const auto timestep = timesteps[k].item<double>();
+    got += str(k == 0 ? "" : ", ", timestep);
+    for (const double step : steps) {
+      fits = fits &&
+             std::abs(timestep - steps[static_cast<std::size_t>(k)]) <= std::abs(timestep - step);
+    }
+  }
+  if (!fits) {
+    throw InvalidInput(Code::kBadDataset,
+                       str(place, ": the trajectory's states are at timesteps ", got,
+                           ", which are not those of method.dmd_denoising_steps, one for each. "
+                           "Make rows with --ode-timesteps of these"));
+  }
+}
+
+void open_trajectories(const Recipe& recipe, const data::Example& first, TrainData& out) {
+  if (!first.trajectory.defined()) {
+    throw InvalidInput(Code::kBadDataset,
+                       str(out.rows->place(0),
+                           " has no trajectory, which method ode trains on. Such rows come from "
+                           "fastwan preprocess synth --ode-timesteps"));
+  }
+  check_row(out, 0, first.trajectory.size(1), first.text.size(1));
+  check_states(out.rows->place(0), first.trajectory_timesteps, student_timesteps(recipe));
+  out.latent_shape = first.trajectory.sizes().slice(1).vec();
+  const int64_t wanted_frames = recipe.training.data.num_latent_t;
+  if (wanted_frames > 0 && out.latent_shape[1] != wanted_frames) {
+    throw InvalidInput(Code::kBadDataset,
+                       str(out.rows->place(0), ": the trajectory has ", out.latent_shape[1],
+                           " latent frames, training.data wants ", wanted_frames,
+                           ". A trajectory is one of whole clips"));
+  }
+}
+
+void open_rows(const Recipe& recipe, Content content, TrainData& out) {
+  const config::Data& wanted = recipe.training.data;
   out.rows = data::open_row_source(wanted.data_path);
   out.num_rows = out.rows->size();
   const data::Example first = out.rows->get(0);
+  if (content == Content::kTrajectory) {
+    open_trajectories(recipe, first, out);
+    return;
+  }
   check_row(out, 0, first.latents.defined() ? first.latents.size(0) : 0, first.text.size(1));
   if (!first.latents.defined()) {
-    if (needs_latents) {
+    if (content == Content::kLatents) {
       throw InvalidInput(Code::kBadDataset,
-                         str(out.rows->place(0),
-                             " has no latents, which this method trains on. Rows of text alone are "
-                             "for method distill with rollout_mode simulate"));
+                         str(out.rows->place(0), " has no latents, which this method trains on. ",
+                             first.trajectory.defined()
+                                 ? "Rows of trajectories are for method ode"
+                                 : "Rows of text alone are for method distill with rollout_mode "
+                                   "simulate"));
     }
     out.latent_shape = wanted_latent(wanted, out.folder);
   } else {
@@ -225,7 +276,7 @@ layout::TrainingInputs inputs_of(const layout::ModelFolder& folder) {
           .text_width = folder.text_encoder_config.d_model};
 }
 
-TrainData open_data(const TrainContext& context, bool needs_latents) {
+TrainData open_data(const TrainContext& context, Content content) {
   const config::Recipe& recipe = context.recipe;
   const config::Data& wanted = recipe.training.data;
   TrainData out{.folder = layout::open_model_folder(context.folder_of(context.data_model()), {})};
@@ -235,7 +286,7 @@ TrainData open_data(const TrainContext& context, bool needs_latents) {
     out.num_rows = clips.size();
     out.latent_shape = wanted_latent(wanted, out.folder);
   } else {
-    open_rows(wanted, needs_latents, out);
+    open_rows(recipe, content, out);
   }
   open_held_out(context, out);
   if (makes_clips(recipe) || !has_zero_text(recipe) ||
@@ -246,7 +297,7 @@ TrainData open_data(const TrainContext& context, bool needs_latents) {
   return out;
 }
 
-void encode_data(const TrainContext& context, bool needs_latents, TrainData& data) {
+void encode_data(const TrainContext& context, Content content, TrainData& data) {
   const config::Recipe& recipe = context.recipe;
   std::optional<Texts> texts;
   if (makes_clips(recipe) || !has_zero_text(recipe)) {  // rows bring their own embeddings
@@ -256,7 +307,7 @@ void encode_data(const TrainContext& context, bool needs_latents, TrainData& dat
       has_zero_text(recipe) ? zero_text(context, data.folder) : negative_text(context, *texts);
   if (!makes_clips(recipe)) {
     data.source = data.rows;
-  } else if (needs_latents) {
+  } else if (content == Content::kLatents) {
     encode_clips(context, *texts, data);
   } else {
     data.source = captioned_clips(context, *texts);

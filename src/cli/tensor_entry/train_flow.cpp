@@ -1,4 +1,4 @@
-// Runs of flow networks on latents: finetune and distill.
+// Runs of flow networks on latents: finetune, distill and ode.
 #include <map>
 #include <optional>
 #include <string>
@@ -35,12 +35,18 @@ std::function<training::MicroBatch(const data::Batch&)> preparation(const TrainC
   const at::Tensor mean = per_channel(data.folder.vae_config.latents_mean);
   const at::Tensor deviation = per_channel(data.folder.vae_config.latents_std);
   return [mean, deviation, data, device = context.device](const data::Batch& batch) {
-    check_row(data, batch.rows.at(0), batch.latents.defined() ? batch.latents.size(1) : 0,
-              batch.text.size(2));
+    const int64_t channels = batch.trajectory.defined() ? batch.trajectory.size(2)
+                             : batch.latents.defined()  ? batch.latents.size(1)
+                                                        : 0;
+    check_row(data, batch.rows.at(0), channels, batch.text.size(2));
     training::MicroBatch out{.latents = {},
                              .text = batch.text.to(device, at::kFloat),
                              .slots = batch.slots,
                              .captions = batch.captions};
+    if (batch.trajectory.defined()) {
+      out.trajectory = batch.trajectory.to(device, at::kFloat);  // normalised as it is
+      out.trajectory_timesteps = batch.trajectory_timesteps;
+    }
     if (batch.latents.defined()) {
       out.latents = (batch.latents.to(device, at::kFloat) - mean) / deviation;
     }
@@ -119,9 +125,19 @@ Previews previews_of(const Recipe& recipe, const training::Method& method) {
 
 namespace {
 
+Content content_of(const config::Method& method) {
+  if (method.kind == config::MethodKind::kOde) {
+    return Content::kTrajectory;
+  }
+  return method.kind == config::MethodKind::kDistill &&
+                 method.rollout_mode == config::RolloutMode::kSimulate
+             ? Content::kNothing
+             : Content::kLatents;
+}
+
 // What is known before weights are read.
 struct FlowDraft {
-  bool needs_latents = true;
+  Content content = Content::kLatents;
   TrainData data;
   NetworkDrafts networks;
   std::shared_ptr<Validation> validation;  // null: none is wanted
@@ -131,7 +147,7 @@ struct FlowDraft {
 TrainSetup load_flow(const TrainContext& context, FlowDraft& draft) {
   const Recipe& recipe = context.recipe;
   // The encoders come and go before the networks take their memory.
-  encode_data(context, draft.needs_latents, draft.data);
+  encode_data(context, draft.content, draft.data);
   if (draft.validation) {
     draft.validation->encode_prompts();
   }
@@ -167,9 +183,8 @@ TrainSetup load_flow(const TrainContext& context, FlowDraft& draft) {
 TrainDraft draft_flow(const TrainContext& context) {
   const Recipe& recipe = context.recipe;
   const auto draft = std::make_shared<FlowDraft>();
-  draft->needs_latents = recipe.method.kind != config::MethodKind::kDistill ||
-                         recipe.method.rollout_mode != config::RolloutMode::kSimulate;
-  draft->data = open_data(context, draft->needs_latents);
+  draft->content = content_of(recipe.method);
+  draft->data = open_data(context, draft->content);
   draft->networks = draft_networks(context, draft->data);
   if (recipe.training.tracker.log_visualization && recipe.callbacks.validation.every_steps == 0) {
     context.on_note(
@@ -194,7 +209,7 @@ training::ExportOptions export_options(const Recipe& recipe,
                                        const std::string& role,
                                        const Path& base) {
   const bool is_student = role == kStudent;
-  const bool is_few_step = is_student && recipe.method.kind == config::MethodKind::kDistill;
+  const bool is_few_step = is_student && config::is_few_step(recipe.method.kind);
   const config::RoleModel& model = recipe.models.at(role);
   Json preset = Json::object();
   if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {

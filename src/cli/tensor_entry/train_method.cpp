@@ -4,6 +4,7 @@
 #include "cli/tensor_entry/train_parts.h"
 #include "training/dmd/distill.h"
 #include "training/finetune.h"
+#include "training/ode_regression.h"
 #include "training/role.h"
 
 namespace fastwan::cli {
@@ -78,12 +79,6 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
                                           const TrainData& data) {
   const Recipe& recipe = context.recipe;
   const config::Method& method = recipe.method;
-  std::vector<double> timesteps(method.dmd_denoising_steps.begin(),
-                                method.dmd_denoising_steps.end());
-  const double shift = recipe.models.at("student").flow_shift;
-  if (method.warp_denoising_step) {
-    timesteps = training::dmd::warped(timesteps, shift);
-  }
   constexpr double kTimesteps = 1000;
   return std::make_unique<training::dmd::Distill>(
       training::dmd::DistillRoles{
@@ -91,12 +86,12 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
           .critic = training::role_of(networks.at("critic").network),
           .teacher = training::role_of(networks.at("teacher").network).velocity},
       training::dmd::DistillOptions{.seed = static_cast<uint64_t>(recipe.training.data.seed),
-                                    .timesteps = timesteps,
+                                    .timesteps = student_timesteps(recipe),
                                     .rollout = method.rollout_mode == config::RolloutMode::kSimulate
                                                    ? training::dmd::Rollout::kSimulate
                                                    : training::dmd::Rollout::kData,
                                     .steps = step_law(recipe),
-                                    .score = {.shift = shift,
+                                    .score = {.shift = recipe.models.at("student").flow_shift,
                                               .lowest = kTimesteps * method.min_timestep_ratio,
                                               .highest = kTimesteps * method.max_timestep_ratio},
                                     .guidance_scale = method.real_score_guidance_scale,
@@ -112,7 +107,25 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
                                     .state = state_type(recipe)});
 }
 
+std::unique_ptr<training::Method> ode(const TrainContext& context, const RoleNetworks& networks) {
+  const Recipe& recipe = context.recipe;
+  return std::make_unique<training::OdeRegression>(
+      student_role(recipe, networks.at("student").network),
+      training::OdeRegressionOptions{.seed = static_cast<uint64_t>(recipe.training.data.seed),
+                                     .ramp = ramp_of(recipe.training.vsa),
+                                     .state = state_type(recipe)});
+}
+
 }  // namespace
+
+std::vector<double> student_timesteps(const Recipe& recipe) {
+  const config::Method& method = recipe.method;
+  const std::vector<double> listed(method.dmd_denoising_steps.begin(),
+                                   method.dmd_denoising_steps.end());
+  return method.warp_denoising_step
+             ? training::dmd::warped(listed, recipe.models.at("student").flow_shift)
+             : listed;
+}
 
 // fp32, fp64 where the networks compute in it.
 at::ScalarType state_type(const Recipe& recipe) {
@@ -129,9 +142,14 @@ training::SparsityRamp ramp_of(const config::Vsa& vsa) {
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,
                                               const TrainData& data) {
-  return context.recipe.method.kind == config::MethodKind::kDistill
-             ? distill(context, networks, data)
-             : finetune(context, networks, data);
+  switch (context.recipe.method.kind) {
+    case config::MethodKind::kDistill:
+      return distill(context, networks, data);
+    case config::MethodKind::kOde:
+      return ode(context, networks);
+    default:
+      return finetune(context, networks, data);
+  }
 }
 
 }  // namespace fastwan::cli

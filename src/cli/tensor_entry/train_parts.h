@@ -86,15 +86,14 @@ struct TrainDraft {
   int64_t latent_frames = 0;  // the first so many of each row; 0: all
   std::function<TrainSetup()> load;
 };
-// finetune, distill: flow networks on latents.
+// finetune, distill, ode: flow networks on latents.
 TrainDraft draft_flow(const TrainContext& context);
 // vae, text, features: networks on procedural clips, their frames or their captions.
 TrainDraft draft_shapes(const TrainContext& context);
 
 // Whether a run trains a transformer, by draft_flow(); else by draft_shapes().
 inline bool trains_flow(const config::Recipe& recipe) {
-  return recipe.method.kind == config::MethodKind::kFinetune ||
-         recipe.method.kind == config::MethodKind::kDistill;
+  return config::trains_transformer(recipe.method.kind);
 }
 
 // What a run of draft_shapes() exports of its student's weights: a model folder with this VAE or
@@ -110,6 +109,13 @@ void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> w
 
 data::shapes::Format shapes_format(const config::Recipe& recipe);
 data::shapes::IndexRange shapes_range(const config::Recipe& recipe);
+
+// What a method reads of a sample besides its text.
+enum class Content {
+  kNothing,  // it makes its latents itself
+  kLatents,
+  kTrajectory,  // a teacher's
+};
 
 struct TrainData {
   layout::ModelFolder folder;  // of VAE, text encoder and tokenizer
@@ -132,11 +138,10 @@ bool wants_validation_loss(const config::Recipe& recipe);
 // `channels` 0: a row of text alone.
 void check_row(const TrainData& data, int64_t row, int64_t channels, int64_t text_width);
 layout::TrainingInputs inputs_of(const layout::ModelFolder& folder);
-// Folders, sizes and the first row; `needs_latents`: whether the method reads them. bad_dataset,
-// conflict, bad_value.
-TrainData open_data(const TrainContext& context, bool needs_latents);
+// Folders, sizes and the first row. bad_dataset, conflict, bad_value.
+TrainData open_data(const TrainContext& context, Content content);
 // Loads VAE and text encoder only where something must be encoded, and lets them go.
-void encode_data(const TrainContext& context, bool needs_latents, TrainData& data);
+void encode_data(const TrainContext& context, Content content, TrainData& data);
 
 // The networks of flow methods by role: student, teacher, critic; first what their folders tell.
 struct NetworkDraft {
@@ -158,6 +163,8 @@ struct RoleNetwork {
 using RoleNetworks = std::map<std::string, RoleNetwork>;
 RoleNetworks load_networks(const TrainContext& context, const NetworkDrafts& drafts);
 
+// Timesteps at which the recipe's few-step student works.
+std::vector<double> student_timesteps(const config::Recipe& recipe);
 at::ScalarType state_type(const config::Recipe& recipe);  // of losses and samples
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,

@@ -86,7 +86,7 @@ config::Generate settings_of(const TrainContext& context,
   set(g.attention_backend, config::AttentionBackend::kDense);  // unused: the student has its own
   set(g.dit_precision,
       compute_type(recipe) == at::kBFloat16 ? config::Precision::kBf16 : config::Precision::kFp32);
-  if (recipe.method.kind == config::MethodKind::kDistill) {
+  if (config::is_few_step(recipe.method.kind)) {
     set(g.sampler, config::Sampler::kDmd);
     set(g.dmd_denoising_steps, few_step_timesteps(recipe));
     set(g.warp_denoising_step, recipe.method.warp_denoising_step);
@@ -99,7 +99,7 @@ config::Generate settings_of(const TrainContext& context,
 }
 
 config::ModelFacts facts_of(const TrainContext& context, const TrainData& data) {
-  const bool is_few_step = context.recipe.method.kind == config::MethodKind::kDistill;
+  const bool is_few_step = config::is_few_step(context.recipe.method.kind);
   return {.class_name = is_few_step ? "WanDMDPipeline" : "WanPipeline",
           .vae_z = data.folder.vae_config.z_dim,
           .size_multiple = data.folder.size_multiple(),
