@@ -465,12 +465,15 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
               teacher.training.checkpoint.export_path)
         << name;
   }
+  const Recipe ode = shipped("tiny-shapes/ode");
+  EXPECT_EQ(ode.models.at("student").init_from,
+            shipped("tiny-shapes/vsa").training.checkpoint.export_path);
+  EXPECT_EQ(ode.method.dmd_denoising_steps,
+            shipped("tiny-shapes/distill").method.dmd_denoising_steps);
   for (const char* name : {"distill", "distill-data", "ablation-none", "ablation-no-gate",
                            "ablation-sparsity-0.9", "ablation-ratio-1", "ablation-no-guidance"}) {
     const Recipe sparse = shipped(std::string("tiny-shapes/") + name);
-    EXPECT_EQ(sparse.models.at("student").init_from,
-              shipped("tiny-shapes/vsa").training.checkpoint.export_path)
-        << name;
+    EXPECT_EQ(sparse.models.at("student").init_from, ode.training.checkpoint.export_path) << name;
     EXPECT_EQ(sparse.models.at("teacher").init_from, teacher.training.checkpoint.export_path)
         << name;
   }

@@ -54,7 +54,7 @@ def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     assert again.returncode == 0 and again.stdout.count("(kept)") == 2
     assert progress(tmp_path, "features") == entry
     listed = tool(tmp_path, "--list")
-    assert "needs teacher, vsa, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
+    assert "needs vsa, synth-ode" in listed.stdout and "needs teacher, ode, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
 
 
 def test_a_finished_stage_whose_recipe_has_changed_is_refused_until_it_is_accepted(tmp_path):
@@ -280,6 +280,20 @@ def test_a_checkpoint_is_refused_where_a_stage_is_missing_or_it_is_too_large(tmp
     weights.write_bytes(data)
     broken = tool(tmp_path, "--ship", model)
     assert broken.returncode == 1 and "not finite" in broken.stderr and sorted(model.rglob("*")) == before, broken
+
+
+def test_trajectories_of_the_teacher_start_the_few_step_student(tmp_path):
+    finished(tmp_path, "vae", "teacher", "vsa")
+    sizes = ["training.data.num_frames=17", "training.data.train_batch_size=4", "training.loop.max_train_steps=3"]  # of that model
+    words = [word for change in sizes for word in ("--set", change)]
+    early = tool(tmp_path, "--stage", "ode", *words)
+    assert early.returncode != 0 and "ode needs synth-ode first" in early.stderr, early
+    run = tool(tmp_path, "--stage", "ode", "synth-ode", *words)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["synth-ode", "done"], ["ode", "done"]] and "rows 64" in lines[0], run
+    preset = json.loads((tmp_path / "runs/tiny-shapes-ci/ode/export/fastwan.json").read_text())
+    assert (preset["sampler"], preset["dmd_denoising_steps"], preset["flow_shift"]) == ("dmd", [1000, 757, 522], 5.0), preset
 
 
 @pytest.mark.slow
