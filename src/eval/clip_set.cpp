@@ -44,11 +44,13 @@ Steadiness ClipSet::steadiness() const {
     sum.centroid_residual_px += found.centroid_residual_px;
     sum.area_variation += found.area_variation;
     sum.colour_variation += found.colour_variation;
+    sum.first_frame_hue_error += found.first_frame_hue_error;
     ++n;
   }
   if (n > 0) {
-    for (double* value : {&sum.saturation, &sum.flicker, &sum.fragment_share,
-                          &sum.centroid_residual_px, &sum.area_variation, &sum.colour_variation}) {
+    for (double* value :
+         {&sum.saturation, &sum.flicker, &sum.fragment_share, &sum.centroid_residual_px,
+          &sum.area_variation, &sum.colour_variation, &sum.first_frame_hue_error}) {
       *value /= n;
     }
   }
@@ -79,7 +81,8 @@ Json ClipSet::to_json() const {
             {"fragment_share", steady.fragment_share},
             {"centroid_residual_px", steady.centroid_residual_px},
             {"area_variation", steady.area_variation},
-            {"colour_variation", steady.colour_variation}}}};
+            {"colour_variation", steady.colour_variation},
+            {"first_frame_hue_error", steady.first_frame_hue_error}}}};
 }
 
 }  // namespace fastwan::eval

@@ -19,6 +19,7 @@ struct Steadiness {
   double centroid_residual_px = 0;
   double area_variation = 0;
   double colour_variation = 0;
+  double first_frame_hue_error = 0;
 };
 
 class ClipSet {

@@ -69,18 +69,6 @@ Seen look(const FrameView& frames) {
 
 // --- colour --------------------------------------------------------------------------------------
 
-double hue_of(const Rgb& c) {
-  const double high = std::max({c.red, c.green, c.blue});
-  const double chroma = high - std::min({c.red, c.green, c.blue});
-  if (chroma <= 0) {
-    return 0;
-  }
-  const double sector = high == c.red     ? (c.green - c.blue) / chroma
-                        : high == c.green ? 2 + (c.blue - c.red) / chroma
-                                          : 4 + (c.red - c.green) / chroma;
-  return sector < 0 ? 60 * sector + 360 : 60 * sector;
-}
-
 int64_t nearest_of_eight(double degrees) {
   return (static_cast<int64_t>(std::lround(degrees / 45)) % 8 + 8) % 8;
 }
@@ -98,7 +86,7 @@ Rgb mean_of(const std::vector<Sighting>& sightings, Rgb Object::*colour) {
 
 void measure_colour(const std::vector<Sighting>& sightings, Detection& found) {
   const Rgb mean = mean_of(sightings, &Object::colour);
-  found.hue_degrees = hue_of(mean);
+  found.hue_degrees = hue_degrees_of(mean);
   found.attributes.colour = static_cast<Colour>(nearest_of_eight(found.hue_degrees));
   const Rgb inner = mean_of(sightings, &Object::inner);
   const double high = std::max({inner.red, inner.green, inner.blue});
@@ -110,6 +98,24 @@ void measure_colour(const std::vector<Sighting>& sightings, Detection& found) {
                std::pow(c.blue - inner.blue, 2);
   }
   found.colour_variation = std::sqrt(squares / static_cast<double>(sightings.size()));
+}
+
+void measure_first_frame(const FrameView& frames,
+                         const std::vector<Sighting>& sightings,
+                         Detection& found) {
+  constexpr double kWrongHue = 22.5;  // degrees: half the way between two of eight hues
+  found.first_frame_hue_error = 1;
+  if (sightings.front().frame > 0) {
+    return;
+  }
+  const std::vector<int64_t>& pixels = sightings.front().object.pixels;
+  int64_t wrong = 0;
+  for (const int64_t pixel : pixels) {
+    const double hue =
+        hue_degrees_of({frames.at(0, 0, pixel), frames.at(0, 1, pixel), frames.at(0, 2, pixel)});
+    wrong += std::abs(std::remainder(hue - found.hue_degrees, 360.0)) > kWrongHue ? 1 : 0;
+  }
+  found.first_frame_hue_error = static_cast<double>(wrong) / static_cast<double>(pixels.size());
 }
 
 // --- size and motion -----------------------------------------------------------------------------
@@ -309,6 +315,7 @@ Detection detect(const at::Tensor& frames_any) {
   if (found.is_found) {
     found.fragment_share = seen.fragment_share;
     measure_colour(seen.sightings, found);
+    measure_first_frame(view, seen.sightings, found);
     measure_size(seen.sightings, view.format, found);
     measure_motion(seen.sightings, view.format, found);
     measure_shape(seen.sightings, view.format, found);

@@ -43,6 +43,10 @@ struct Detection {
   double area_variation = 0;        // standard deviation of the area / mean area, over frames
   double colour_variation = 0;  // root mean square distance of a frame's mean colour from the mean
   double flicker = 0;           // outside the moving region: temporal.h
+  // Share of the object's pixels in frame 0 whose hue is more than 22.5 degrees, half the way to
+  // the next named one, off `hue_degrees`; 1 where frame 0 shows no object. The first frame
+  // alone has a latent frame of its own, so it is the one that goes wrong.
+  double first_frame_hue_error = 0;
 };
 
 // frames [F, 3, P, Q] in [0, 1], F >= 2, sides of 32 or more. InvalidInput bad_tensor.

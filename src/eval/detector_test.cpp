@@ -167,6 +167,44 @@ TEST(Detector, SeesFragmentsShakingAndFlicker) {
   EXPECT_NEAR(detect(blinking).flicker, 0.04, 1e-4);
 }
 
+TEST(Detector, SeesWrongColoursInTheFirstFrame) {
+  const at::Tensor frames = to_frames(render(kDefaultFormat, kSeed, 3));
+  EXPECT_EQ(detect(frames).first_frame_hue_error, 0);
+  // Other channels in turn, a hue 120 degrees off: in one half of the object, in all of it.
+  const at::Tensor turned = frames.roll({1}, {1});
+  const auto with_turned = [&](int64_t frame, int64_t from, int64_t to) {
+    at::Tensor out = frames.clone();
+    out[frame].slice(2, from, to).copy_(turned[frame].slice(2, from, to));
+    return detect(out);
+  };
+  const auto middle = static_cast<int64_t>(std::lround(detect(frames).start.x));
+  const double half = with_turned(0, 0, middle).first_frame_hue_error;
+  EXPECT_NEAR(half, 0.5, 0.1);  // a column of pixels is a 20th of the object
+  EXPECT_NEAR(half + with_turned(0, middle, 96).first_frame_hue_error, 1, 1e-9);
+  EXPECT_EQ(with_turned(0, 0, 96).first_frame_hue_error, 1);
+  EXPECT_EQ(with_turned(1, 0, 96).first_frame_hue_error, 0);  // the first frame alone is looked at
+
+  at::Tensor late = frames.clone();
+  late[0].copy_(frames[0].mean({0}, /*keepdim=*/true).expand_as(frames[0]));
+  EXPECT_EQ(detect(late).first_frame_hue_error, 1);  // no object, no right hue
+}
+
+TEST(Detector, TellsAHueAThirdOfTheWayToTheNextFromOneTwoThirds) {
+  Scene scene = draw_scene(kDefaultFormat, kSeed, 3);
+  const at::Tensor frames = to_frames(render(kDefaultFormat, scene));
+  const auto first_frame_off_by = [&](double degrees) {
+    Scene off = scene;
+    off.hue_degrees += degrees;
+    at::Tensor out = frames.clone();
+    out[0].copy_(to_frames(render(kDefaultFormat, off))[0]);
+    return detect(out).first_frame_hue_error;
+  };
+  for (const double sign : {-1.0, 1.0}) {
+    EXPECT_EQ(first_frame_off_by(sign * 15), 0);
+    EXPECT_EQ(first_frame_off_by(sign * 30), 1);
+  }
+}
+
 TEST(Detector, RefusesWhatIsNoClip) {
   EXPECT_THROW(detect(at::full({9, 1, 64, 64}, 0.4)), InvalidInput);
   EXPECT_THROW(detect(at::full({1, 3, 64, 64}, 0.4)), InvalidInput);

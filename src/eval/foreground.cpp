@@ -69,6 +69,18 @@ data::shapes::Rgb mean_colour(const FrameView& frames,
 
 }  // namespace
 
+double hue_degrees_of(const data::shapes::Rgb& c) {
+  const double high = std::max({c.red, c.green, c.blue});
+  const double chroma = high - std::min({c.red, c.green, c.blue});
+  if (chroma <= 0) {
+    return 0;
+  }
+  const double sector = high == c.red     ? (c.green - c.blue) / chroma
+                        : high == c.green ? 2 + (c.blue - c.red) / chroma
+                                          : 4 + (c.red - c.green) / chroma;
+  return sector < 0 ? 60 * sector + 360 : 60 * sector;
+}
+
 std::vector<uint8_t> foreground_of(const FrameView& frames, int64_t frame) {
   std::vector<uint8_t> mask(static_cast<std::size_t>(frames.num_pixels()));
   for (std::size_t pixel = 0; pixel < mask.size(); ++pixel) {
@@ -79,7 +91,7 @@ std::vector<uint8_t> foreground_of(const FrameView& frames, int64_t frame) {
 
 Object find_object(const FrameView& frames, int64_t frame, const std::vector<uint8_t>& foreground) {
   const data::shapes::Format& format = frames.format;
-  const std::vector<int64_t> component = largest_component(foreground, format);
+  std::vector<int64_t> component = largest_component(foreground, format);
   Object object;
   if (component.empty()) {
     return object;
@@ -118,6 +130,7 @@ Object find_object(const FrameView& frames, int64_t frame, const std::vector<uin
   object.inner = mean_colour(frames, frame, inner);
   const auto all = std::count(foreground.begin(), foreground.end(), 1);
   object.fragment_share = 1 - static_cast<double>(component.size()) / static_cast<double>(all);
+  object.pixels = std::move(component);
   return object;
 }
 

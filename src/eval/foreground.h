@@ -26,10 +26,14 @@ struct Object {
   std::vector<float> coverage;  // [P, Q], 0 outside the largest component widened by one pixel
   double area = 0;              // sum of coverage
   data::shapes::Point centroid;
-  data::shapes::Rgb colour;   // mean over the component
-  data::shapes::Rgb inner;    // mean over its pixels of full colour
-  double fragment_share = 0;  // foreground outside the component / all foreground
+  data::shapes::Rgb colour;     // mean over the component
+  data::shapes::Rgb inner;      // mean over its pixels of full colour
+  double fragment_share = 0;    // foreground outside the component / all foreground
+  std::vector<int64_t> pixels;  // the component
 };
+
+// [0, 360); grey: 0.
+double hue_degrees_of(const data::shapes::Rgb& colour);
 
 // [P, Q], 1 where the channels differ by more than .25.
 std::vector<uint8_t> foreground_of(const FrameView& frames, int64_t frame);

@@ -317,6 +317,12 @@ TEST(ClipSet, GathersScoresAndSteadiness) {
   EXPECT_EQ(one_by_one.score().all_correct().value, 0.8);
   EXPECT_DOUBLE_EQ(together.steadiness().saturation, one_by_one.steadiness().saturation);
   EXPECT_NEAR(together.steadiness().saturation, 0.85, 0.02);
+  EXPECT_EQ(together.to_json()["steadiness"]["first_frame_hue_error"], 0);
+  ClipSet half_wrong;
+  at::Tensor frames = set.frames.clone();
+  frames[0][0].copy_(set.frames[0][0].roll({1}, {0}));  // another hue in one clip of four
+  half_wrong.add_all(frames, wanted);
+  EXPECT_EQ(half_wrong.steadiness().first_frame_hue_error, 0.25);
   const Json document = one_by_one.to_json();
   EXPECT_EQ(document["clips"], 5);
   EXPECT_EQ(document["found"], 4);

@@ -39,6 +39,9 @@ void add_row(const Json& row, std::map<std::string, double>& figures) {
   for (const char* measure : {"flicker", "saturation", "fragment_share"}) {
     figures[name + measure] = row["seen"]["steadiness"][measure];
   }
+  if (const Json& steady = row["seen"]["steadiness"]; steady.contains("first_frame_hue_error")) {
+    figures[name + "first_frame_hue_error"] = steady["first_frame_hue_error"];
+  }
   for (const auto& [measure, value] : row["distances"].items()) {
     figures[name + measure] = value.is_object() ? value["value"] : value;
   }
@@ -159,7 +162,7 @@ void show_rows(Report& report, const Json& rows) {
                        cell(repeated["rotations"]["p"]), cell(steady["flicker"]),
                        cell(steady["saturation"]), cell(steady["centroid_residual_px"]),
                        cell(steady["fragment_share"]), cell(steady, "area_variation"),
-                       cell(steady, "colour_variation")});
+                       cell(steady, "colour_variation"), cell(steady, "first_frame_hue_error")});
   }
   std::vector<std::string> head = {"row", "forwards", "all right, seen", "all right, held out"};
   for (const char* attribute : data::shapes::kAttributeNames) {
@@ -175,10 +178,11 @@ void show_rows(Report& report, const Json& rows) {
       "give. Spread: standard deviation of start positions within a prompt over that of the law. "
       "p: of the law for start positions (4 x 4) and rotations (12). Area varies: standard "
       "deviation over its mean, over frames; colour varies: root mean square distance of a frame's "
-      "colour from the clip's.");
+      "colour from the clip's. Wrong hue, frame 0: share of the object's pixels in the first frame "
+      "that are more than 22.5 degrees off the clip's hue.");
   report.table({"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein",
                 "spread", "p starts", "p rotations", "flicker", "saturation", "path residual, px",
-                "fragments", "area varies", "colour varies"},
+                "fragments", "area varies", "colour varies", "wrong hue, frame 0"},
                quality);
 }
 

@@ -12,9 +12,10 @@
 namespace fastwan::eval {
 
 // Figures as gates name them: <row>.seen.all_right, <row>.seen.<attribute>, <row>.held_out. the
-// same, <row>.flicker, .saturation, .frechet, .kid, .precision, .recall, .coverage,
-// .latents_wasserstein, .position_spread; detector.rendered.worst_attribute, vae.worst_attribute,
-// vae.psnr, text.worst_attribute, features.worst_attribute; and those measured elsewhere.
+// same, <row>.flicker, .saturation, .fragment_share, .first_frame_hue_error, .frechet, .kid,
+// .precision, .recall, .coverage, .latents_wasserstein, .position_spread;
+// detector.rendered.worst_attribute, vae.worst_attribute, vae.psnr, text.worst_attribute,
+// features.worst_attribute; and those measured elsewhere.
 std::map<std::string, double> figures_of(const Json& document, const Json& elsewhere);
 
 // Clips, or captions, behind the figures; those measured elsewhere are not there.
