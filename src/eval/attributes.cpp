@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "eval/background.h"
+
 namespace fastwan::eval {
 
+using data::shapes::Background;
 using data::shapes::Format;
 using data::shapes::Point;
 using data::shapes::Shape;
@@ -56,6 +59,21 @@ ChiSquared test_rotations(const std::vector<NuisanceSample>& samples) {
     const Shape shape = sample.found.attributes.shape;
     if (sample.found.is_found && shape != Shape::kCircle) {
       shares.push_back(sample.found.rotation / symmetry_period(shape));
+    }
+  }
+  return test_uniform(histogram(shares, kBins));
+}
+
+ChiSquared test_angles(const std::vector<NuisanceSample>& samples) {
+  constexpr int64_t kBins = 12;
+  // The angles of stripes lie on a grid that meets the bins' edges, which rounding must not blur.
+  constexpr double kOffEdge = 1e-9;
+  std::vector<double> shares;
+  for (const NuisanceSample& sample : samples) {
+    const Background background = sample.found.attributes.background;
+    if (background == Background::kStripes || background == Background::kGradient) {
+      const double share = sample.found.background_angle / angle_period(background) + kOffEdge;
+      shares.push_back(share - std::floor(share));
     }
   }
   return test_uniform(histogram(shares, kBins));

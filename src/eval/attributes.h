@@ -42,6 +42,8 @@ ChiSquared test_starts(const data::shapes::Format& format,
                        const std::vector<NuisanceSample>& samples);
 // Rotation within the detected shape's symmetry period, 12 bins; circles are left out.
 ChiSquared test_rotations(const std::vector<NuisanceSample>& samples);
+// Angle of the detected background within its period, 12 bins; only stripes and gradients have one.
+ChiSquared test_angles(const std::vector<NuisanceSample>& samples);
 
 // How much of the law's spread of positions a model keeps: for each prompt the standard deviation
 // of the normalised starts (mean of x's and y's), divided by that of the uniform law, 1 / sqrt(12);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/rng.h"
+#include "eval/background.h"
 #include "eval/statistics.h"
 
 namespace fastwan::eval {
@@ -111,6 +112,38 @@ TEST(NuisanceLaw, IsAcceptedForTheLawAndRefusedForACollapsedModel) {
     sample.found.rotation = 0.5 * sample.found.rotation;
   }
   EXPECT_LT(test_rotations(collapsed).p, 1e-9);
+}
+
+TEST(NuisanceLaw, HoldsForTheAnglesOfStripesAndGradients) {
+  std::vector<NuisanceSample> law, narrow;
+  for (int64_t i = 0; i < 1500; ++i) {
+    const Background background = attributes_of(i).background;  // each of the four in turn
+    const Scene scene = draw_scene(kDefaultFormat, 7, i, {.background = background});
+    Detection found{.attributes = {.background = background}};
+    found.background_angle = scene.background_angle;
+    law.push_back({{}, found});
+    found.background_angle *= 0.8;
+    narrow.push_back({{}, found});
+  }
+  EXPECT_GT(test_angles(law).p, 1e-3);
+  EXPECT_EQ(test_angles(law).freedom, 11);
+  EXPECT_LT(test_angles(narrow).p, 1e-9);
+  // A twelfth of a period in each bin, on its lower edge; rounding moves none into the next.
+  std::vector<NuisanceSample> edges;
+  for (const Background background : {Background::kStripes, Background::kGradient}) {
+    double angle = 0;
+    for (int64_t i = 0; i < 12; ++i, angle += angle_period(background) / 12) {
+      Detection found{.attributes = {.background = background}};
+      found.background_angle = angle;
+      edges.push_back({{}, found});
+    }
+  }
+  EXPECT_EQ(test_angles(edges).statistic, 0);
+  // Backgrounds without an angle count for nothing.
+  for (NuisanceSample& sample : edges) {
+    sample.found.attributes.background = Background::kChecker;
+  }
+  EXPECT_EQ(test_angles(edges).p, 1);
 }
 
 TEST(NuisanceLaw, SpreadIsOneForTheLawAndTheShareThatIsKept) {

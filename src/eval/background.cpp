@@ -171,6 +171,10 @@ Scene fit_gradient(const std::vector<Sample>& samples) {
 
 }  // namespace
 
+double angle_period(Background background) {
+  return background == Background::kStripes ? kPi : 2 * kPi;
+}
+
 BackgroundFit fit_background(const StillPicture& picture) {
   const std::vector<Sample> samples = samples_of(picture);
   if (samples.empty()) {
@@ -182,7 +186,9 @@ BackgroundFit fit_background(const StillPicture& picture) {
                              fit_gradient(samples)}) {
     const double error = error_of(picture, samples, model);
     if (error < best.error) {
-      best = {model.attributes.background, error};
+      const double around = angle_period(model.attributes.background);
+      const double turns = std::floor(model.background_angle / around);
+      best = {model.attributes.background, error, model.background_angle - around * turns};
     }
   }
   return best;

@@ -17,10 +17,14 @@ struct StillPicture {
 struct BackgroundFit {
   data::shapes::Background background = data::shapes::Background::kPlain;
   double error = 0;  // standard deviation of what the model leaves
+  double angle = 0;  // radians: stripes [0, pi), gradient [0, 2 pi); others 0
 };
 
 // Each model has the levels of shapes.h, its angle and phases fitted, and a free brightness. The
 // one that leaves least wins.
 BackgroundFit fit_background(const StillPicture& picture);
+
+// The angle after which a background looks the same but for its phase: a half turn for stripes.
+double angle_period(data::shapes::Background background);
 
 }  // namespace fastwan::eval

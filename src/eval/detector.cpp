@@ -311,6 +311,7 @@ Detection detect(const at::Tensor& frames_any) {
   const BackgroundFit background = fit_background(still_picture(view, seen.moving));
   found.attributes.background = background.background;
   found.background_error = background.error;
+  found.background_angle = background.angle;
   found.is_found = found.found_share >= kSmallestFoundShare;
   if (found.is_found) {
     found.fragment_share = seen.fragment_share;

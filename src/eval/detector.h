@@ -35,6 +35,7 @@ struct Detection {
   data::shapes::Point start;     // fitted centre in frame 0
   data::shapes::Point velocity;  // pixels a frame, y down
   double background_error = 0;   // standard deviation of what the best background leaves
+  double background_angle = 0;   // radians, of stripes and gradients: background.h
 
   // Steadiness
   double found_share = 0;           // of frames with an object

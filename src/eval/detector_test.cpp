@@ -211,6 +211,37 @@ TEST(Detector, RefusesWhatIsNoClip) {
   EXPECT_THROW(detect(at::full({9, 3, 31, 64}, 0.4)), InvalidInput);
 }
 
+// As the grid of angles and the pixels leave it, the law of shapes.h.
+TEST(Background, AnglesAreMeasuredAndKeepTheirLaw) {
+  constexpr int64_t kEach = 600;
+  for (const Background background : {Background::kStripes, Background::kGradient}) {
+    std::vector<NuisanceSample> samples(kEach);
+    at::parallel_for(0, kEach, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Scene scene = draw_scene(kTinyCiFormat, kSeed, i, {.background = background});
+        StillPicture picture{.format = kTinyCiFormat, .levels = {}, .is_known = {}};
+        for (int64_t y = 0; y < 64; ++y) {
+          for (int64_t x = 0; x < 64; ++x) {
+            picture.levels.push_back(
+                background_level(kTinyCiFormat, scene,
+                                 {static_cast<double>(x) + 0.5, static_cast<double>(y) + 0.5}));
+            picture.is_known.push_back(1);
+          }
+        }
+        const BackgroundFit fit = fit_background(picture);
+        const double period = angle_period(background);
+        EXPECT_LT(std::abs(std::remainder(fit.angle - scene.background_angle, period)), 0.02);
+        EXPECT_GE(fit.angle, 0);
+        EXPECT_LT(fit.angle, period);
+        NuisanceSample& sample = samples[static_cast<std::size_t>(i)];
+        sample.found.attributes.background = fit.background;
+        sample.found.background_angle = fit.angle;
+      }
+    });
+    EXPECT_GT(test_angles(samples).p, 1e-3);
+  }
+}
+
 TEST(Background, IsFoundWhateverItsPhaseAngleAndBrightness) {
   int64_t right = 0, all = 0;
   for (const Background background :

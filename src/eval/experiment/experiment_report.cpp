@@ -155,14 +155,15 @@ void show_rows(Report& report, const Json& rows) {
     const Json& distances = row["distances"];
     const Json& steady = seen["steadiness"];
     const Json& repeated = row["repeated"];
-    quality.push_back({title, with_interval(distances["frechet"]), with_interval(distances["kid"]),
-                       cell(distances["precision"]), cell(distances["recall"]),
-                       cell(distances["coverage"]), cell(distances, "latents_wasserstein"),
-                       cell(repeated["position_spread"]), cell(repeated["starts"]["p"]),
-                       cell(repeated["rotations"]["p"]), cell(steady["flicker"]),
-                       cell(steady["saturation"]), cell(steady["centroid_residual_px"]),
-                       cell(steady["fragment_share"]), cell(steady, "area_variation"),
-                       cell(steady, "colour_variation"), cell(steady, "first_frame_hue_error")});
+    quality.push_back(
+        {title, with_interval(distances["frechet"]), with_interval(distances["kid"]),
+         cell(distances["precision"]), cell(distances["recall"]), cell(distances["coverage"]),
+         cell(distances, "latents_wasserstein"), cell(repeated["position_spread"]),
+         cell(repeated["starts"]["p"]), cell(repeated["rotations"]["p"]),
+         repeated.contains("angles") ? cell(repeated["angles"], "p") : "", cell(steady["flicker"]),
+         cell(steady["saturation"]), cell(steady["centroid_residual_px"]),
+         cell(steady["fragment_share"]), cell(steady, "area_variation"),
+         cell(steady, "colour_variation"), cell(steady, "first_frame_hue_error")});
   }
   std::vector<std::string> head = {"row", "forwards", "all right, seen", "all right, held out"};
   for (const char* attribute : data::shapes::kAttributeNames) {
@@ -176,14 +177,16 @@ void show_rows(Report& report, const Json& rows) {
   report.paragraph(
       "Distances from real clips of other indices; the first row is what two sets of real clips "
       "give. Spread: standard deviation of start positions within a prompt over that of the law. "
-      "p: of the law for start positions (4 x 4) and rotations (12). Area varies: standard "
+      "p: of the law for start positions (4 x 4), rotations (12) and angles of stripes and "
+      "gradients (12). Area varies: standard "
       "deviation over its mean, over frames; colour varies: root mean square distance of a frame's "
       "colour from the clip's. Wrong hue, frame 0: share of the object's pixels in the first frame "
       "that are more than 22.5 degrees off the clip's hue.");
-  report.table({"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein",
-                "spread", "p starts", "p rotations", "flicker", "saturation", "path residual, px",
-                "fragments", "area varies", "colour varies", "wrong hue, frame 0"},
-               quality);
+  report.table(
+      {"row", "Frechet", "KID", "precision", "recall", "coverage", "latents' Wasserstein", "spread",
+       "p starts", "p rotations", "p angles", "flicker", "saturation", "path residual, px",
+       "fragments", "area varies", "colour varies", "wrong hue, frame 0"},
+      quality);
 }
 
 void show_missing(Report& report, const Json& rows) {

@@ -114,12 +114,15 @@ class Page : public ::testing::Test {
 
 TEST_F(Page, ShowsRowsOfBeforeWithEmptyCells) {
   Json row = old_row("newer", 100, 0.9);
+  row["repeated"]["angles"] = {{"p", 0.0625}};
   row["device"] = "cuda:0, some <GPU>";
   row["seen"]["steadiness"]["area_variation"] = 0.125;
   row["seen"]["steadiness"]["colour_variation"] = 0.375;
   row["seen"]["steadiness"]["first_frame_hue_error"] = 0.25;
   const std::string page = of({old_row("older", 100, 0.9), row});
   EXPECT_NE(page.find("<td>cuda:0, some &lt;GPU&gt;</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>0.5</td><td>0.0625</td><td>0.01</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>0.5</td><td></td><td>0.01</td>"), std::string::npos);
   EXPECT_NE(page.find("<td>0</td><td>0.125</td><td>0.375</td><td>0.25</td>"), std::string::npos);
   EXPECT_NE(page.find("<td>0</td><td></td><td></td><td></td>"), std::string::npos);
 }

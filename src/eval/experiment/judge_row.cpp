@@ -163,7 +163,8 @@ Json repeated_numbers(const config::Evaluation& evaluation, const ClipSet& clips
           {"clips", samples.size()},
           {"position_spread", position_spread(format, prompts)},
           {"starts", to_json(test_starts(format, samples))},
-          {"rotations", to_json(test_rotations(samples))}};
+          {"rotations", to_json(test_rotations(samples))},
+          {"angles", to_json(test_angles(samples))}};
 }
 
 Json distance_numbers(const at::Tensor& features,

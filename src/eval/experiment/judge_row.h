@@ -31,7 +31,7 @@ struct JudgedRow {
   // {"evaluations", "clips", "seconds_making", "seconds",
   //  "seen": ClipSet, "held_out": ClipSet, "either": {attribute: share},
   //  "distances": {"frechet", "kid", "precision", "recall", "coverage", "latents_wasserstein"},
-  //  "repeated": {"prompts", "position_spread", "starts", "rotations"},
+  //  "repeated": {"prompts", "position_spread", "starts", "rotations", "angles"},
   //  "psnr": of reconstructions, "detected": codes of seen clips, -1 where nothing was found}
   Json numbers;
   io::Image sheet;  // of the first clips, one a line
