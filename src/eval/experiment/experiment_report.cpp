@@ -202,47 +202,59 @@ void show_missing(Report& report, const Json& rows) {
   }
 }
 
-// train_loss of a run's metrics.jsonl, thinned; what cannot be read there is left out, since a run
-// may be writing its last line.
-Series read_curve(const std::string& name, const Path& file) {
+// The losses of a run's metrics.jsonl, thinned; what cannot be read there is left out, since a run
+// may be writing its last line. Distillation has two: the critic's, and the student's every few
+// steps. A sum of them stands for runs that log nothing else.
+std::vector<Series> read_curves(const Path& file) {
   constexpr int64_t kMaxBytes = int64_t{1} << 28;
-  Series series{.name = name, .points = {}};
-  std::vector<std::pair<double, double>> points;
+  constexpr std::array kLosses = {"train_loss", "train_generator_loss", "train_fake_score_loss",
+                                  "train_total_loss"};
+  std::array<std::vector<std::pair<double, double>>, kLosses.size()> points;
   for (const std::string& line : split(read_file(file, kMaxBytes), '\n')) {
-    if (line.empty() || line.back() != '}') {
+    const Json row = Json::parse(line, /*cb=*/nullptr, /*allow_exceptions=*/false);
+    if (!row.is_object() || !row.contains("step") || !row["step"].is_number()) {
       continue;
     }
-    const Json row = parse_json(line, file.string());
-    for (const char* loss : {"train_loss", "train_total_loss", "train_fake_score_loss"}) {
-      if (row.contains("step") && row.contains(loss) && row[loss].is_number()) {
-        points.emplace_back(row["step"].get<double>(), row[loss].get<double>());
-        break;
+    for (std::size_t i = 0; i < kLosses.size(); ++i) {
+      if (row.contains(kLosses[i]) && row[kLosses[i]].is_number()) {
+        points[i].emplace_back(row["step"].get<double>(), row[kLosses[i]].get<double>());
       }
     }
   }
-  const std::size_t stride = std::max<std::size_t>(1, points.size() / kCurvePoints);
-  for (std::size_t i = 0; i < points.size(); i += stride) {
-    series.points.push_back(points[i]);
+  std::vector<Series> curves;
+  for (std::size_t i = 0; i < kLosses.size(); ++i) {
+    const bool is_sum_of_others = i + 1 == kLosses.size() && !curves.empty();
+    if (points[i].empty() || is_sum_of_others) {
+      continue;
+    }
+    Series series{.name = kLosses[i], .points = {}};
+    const std::size_t stride = std::max<std::size_t>(1, points[i].size() / kCurvePoints);
+    for (std::size_t j = 0; j < points[i].size(); j += stride) {
+      series.points.push_back(points[i][j]);
+    }
+    curves.push_back(std::move(series));
   }
-  return series;
+  return curves;
 }
 
 void show_curves(Report& report, const config::Evaluation& evaluation) {
-  bool has_heading = false;
+  if (evaluation.runs.empty()) {
+    return;
+  }
+  report.heading("Training");
   for (const auto& [name, folder] : evaluation.runs) {
     const Path file = Path(folder) / "metrics.jsonl";
     if (!std::filesystem::exists(file)) {
+      report.paragraph(str(name, ": no metrics, ", file.string(), " does not exist."));
       continue;
     }
-    const Series curve = read_curve(name, file);
-    if (curve.points.empty()) {
-      continue;
+    const std::vector<Series> curves = read_curves(file);
+    if (curves.empty()) {
+      report.paragraph(str(name, ": no losses in ", file.string(), "."));
     }
-    if (!has_heading) {
-      report.heading("Training");
-      has_heading = true;
+    for (const Series& curve : curves) {  // each its own axis: their sizes differ
+      report.lines(str(name, ", ", curve.name), {.x = "step", .y = "loss"}, {curve});
     }
-    report.lines(name, {.x = "step", .y = "loss"}, {curve});
   }
 }
 

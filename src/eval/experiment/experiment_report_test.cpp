@@ -1,5 +1,7 @@
 #include "eval/experiment/experiment_report.h"
 
+#include <filesystem>
+
 #include <gtest/gtest.h>
 
 #include "base/files.h"
@@ -125,6 +127,43 @@ TEST_F(Page, ShowsRowsOfBeforeWithEmptyCells) {
   EXPECT_NE(page.find("<td>0.5</td><td></td><td>0.01</td>"), std::string::npos);
   EXPECT_NE(page.find("<td>0</td><td>0.125</td><td>0.375</td><td>0.25</td>"), std::string::npos);
   EXPECT_NE(page.find("<td>0</td><td></td><td></td><td></td>"), std::string::npos);
+}
+
+int64_t count(const std::string& text, const std::string& part) {
+  int64_t found = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) {
+    ++found;
+  }
+  return found;
+}
+
+TEST_F(Page, PlotsEveryLossAndNamesRunsWithoutMetrics) {
+  const auto run = [this](const std::string& name, const std::string& lines) {
+    const Path folder = temp_.where() / name;
+    std::filesystem::create_directory(folder);
+    write_durably(folder / "metrics.jsonl", lines);
+    evaluation_.runs[name] = folder.string();
+  };
+  run("distill",
+      R"({"step": 1, "train_fake_score_loss": 0.5, "train_total_loss": 3}
+{"step": 2, "train_fake_score_loss": 0.25, "train_generator_loss": 2, "train_total_loss": 3}
+{"step": 3, broken}
+{"step": 4, "train_fake_score_loss": 0.125, "train_generator_loss": 1, "train_total_loss": 3}
+{"step": 5, "train_fake)");
+  run("total", R"({"step": 1, "train_total_loss": 7}
+)");
+  run("silent", R"({"step": 1, "seconds": 7}
+)");
+  evaluation_.runs["<gone>"] = (temp_.where() / "nowhere").string();
+  const std::string page = of({});
+  EXPECT_EQ(count(page, "<polyline"), 3);
+  for (const char* title : {"distill, train_fake_score_loss", "distill, train_generator_loss",
+                            "total, train_total_loss"}) {
+    EXPECT_EQ(count(page, title), 1) << title;
+  }
+  EXPECT_EQ(count(page, "distill, train_total_loss"), 0);
+  EXPECT_EQ(count(page, "&lt;gone&gt;: no metrics, "), 1);
+  EXPECT_EQ(count(page, "silent: no losses in "), 1);
 }
 
 }  // namespace
