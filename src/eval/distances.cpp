@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/cdist.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
@@ -105,21 +107,23 @@ double frechet_distance(const Gaussian& a, const Gaussian& b) {
 Estimate frechet_distance(const at::Tensor& a, const at::Tensor& b, const Bootstrap& bootstrap) {
   const Sets sets = checked("frechet", a, b, 2);
   const double value = frechet_distance(fit_gaussian(sets.a), fit_gaussian(sets.b));
-  std::vector<double> resamples;
-  double sum = 0;
-  for (int64_t i = 0; i < bootstrap.resamples; ++i) {
-    const Philox of_a(bootstrap.seed, Stream::kValidation, i, /*slot=*/0);
-    const Philox of_b(bootstrap.seed, Stream::kValidation, i, /*slot=*/1);
-    resamples.push_back(
-        frechet_distance(fit_gaussian(sets.a.index_select(0, resample(sets.a.size(0), of_a))),
-                         fit_gaussian(sets.b.index_select(0, resample(sets.b.size(0), of_b)))));
-    sum += resamples.back();
-  }
+  std::vector<double> resamples(static_cast<std::size_t>(bootstrap.resamples));
+  // One resample a thread: its matrices are too small for many.
+  at::parallel_for(0, bootstrap.resamples, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Philox of_a(bootstrap.seed, Stream::kValidation, i, /*slot=*/0);
+      const Philox of_b(bootstrap.seed, Stream::kValidation, i, /*slot=*/1);
+      resamples[static_cast<std::size_t>(i)] =
+          frechet_distance(fit_gaussian(sets.a.index_select(0, resample(sets.a.size(0), of_a))),
+                           fit_gaussian(sets.b.index_select(0, resample(sets.b.size(0), of_b))));
+    }
+  });
   if (resamples.empty()) {
     return {value, value, value};
   }
   std::sort(resamples.begin(), resamples.end());
-  const double shift = value - sum / static_cast<double>(resamples.size());
+  const double shift = value - std::accumulate(resamples.begin(), resamples.end(), 0.0) /
+                                   static_cast<double>(resamples.size());
   return {.value = value,
           .low = std::max(0.0, quantile(resamples, 0.025) + shift),
           .high = quantile(resamples, 0.975) + shift};

@@ -63,6 +63,22 @@ TEST(Frechet, IntervalHoldsTheValueAndNarrowsWithMoreSamples) {
   EXPECT_EQ(again.high, few.high);
 }
 
+// The upper end of the interval errs by sqrt(.025 * .975 / n) / .058 standard deviations of the
+// resamples: 2 % of the interval's width for 1000 of them, 7 % for 100. Of eight seeds the farthest
+// lie three such errors apart.
+TEST(Frechet, IntervalHardlyDependsOnTheSeed) {
+  double lowest = 1e9, highest = 0, width = 0;
+  for (uint64_t seed = 0; seed < 8; ++seed) {
+    const Estimate one =
+        frechet_distance(golden_tensor("distances", "wide", {100, 4}),
+                         golden_tensor("distances", "other", {100, 4}, 0.5), {.seed = seed});
+    lowest = std::min(lowest, one.high);
+    highest = std::max(highest, one.high);
+    width = one.high - one.low;
+  }
+  EXPECT_LT(highest - lowest, 0.1 * width);
+}
+
 TEST(KernelDistance, EqualsTheSumsWrittenOut) {
   const Estimate got = kernel_distance(set_a(), set_b());
   EXPECT_NEAR(got.value, wanted("kid"), 1e-10);

@@ -176,7 +176,10 @@ void show_rows(Report& report, const Json& rows) {
   report.heading("Distribution and steadiness");
   report.paragraph(
       "Distances from real clips of other indices; the first row is what two sets of real clips "
-      "give. Spread: standard deviation of start positions within a prompt over that of the law. "
+      "give. Frechet distance and KID have the scale of the net's 64 features, which are not "
+      "standardised: they compare rows of one page, not pages of two nets. Frechet's interval: "
+      "1000 resamples; KID's: the jackknife. Spread: standard deviation of start positions within "
+      "a prompt over that of the law. "
       "p: of the law for start positions (4 x 4), rotations (12) and angles of stripes and "
       "gradients (12). Area varies: standard "
       "deviation over its mean, over frames; colour varies: root mean square distance of a frame's "
