@@ -141,6 +141,12 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
     require_writable_folder(output);
   }
 
+  std::vector<std::string> asked;
+  for (const std::string& metric : split(metrics, ',')) {
+    if (!trim(metric).empty()) {
+      asked.emplace_back(trim(metric));
+    }
+  }
   const StopOnSignal stop;
   ProgressPrinter progress(ProgressStyle::kAuto);
   const Watch watch{stop.token(), [&progress](const Progress& now) { progress.update(now); }};
@@ -153,7 +159,7 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
                         .reference = reference,
                         .features = features.empty() ? default_features(program) : Path(features),
                         .output = output,
-                        .metrics = split(metrics, ','),
+                        .metrics = asked,
                         .fps = fps,
                         .device = device,
                         .media_roots = venvs,

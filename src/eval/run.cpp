@@ -70,6 +70,14 @@ Asked checked_metrics(const RunRequest& request) {
     }
     asked.insert(found->name);
   }
+  if (asked.empty()) {
+    throw InvalidInput(Code::kBadValue,
+                       "--metrics names no metric. `fastwan eval list` shows them");
+  }
+  return asked;
+}
+
+void check_inputs(const Asked& asked, const RunRequest& request) {
   if (asks(asked, Needs::kFeatures) && request.features.empty()) {
     throw InvalidInput(
         Code::kBadValue,
@@ -80,7 +88,6 @@ Asked checked_metrics(const RunRequest& request) {
   if (request.reference.empty()) {
     require_no_reference(asked, Needs::kPairs, "compares videos of equal names");
   }
-  return asked;
 }
 
 // Where feature vectors come from.
@@ -144,6 +151,7 @@ class Runner {
         on_note_(on_note),
         asked_(checked_metrics(request)),
         videos_(request.videos, {request.venvs, request.fps, watch.stop}) {
+    check_inputs(asked_, request);
     if (!request.reference.empty()) {
       reference_.emplace(request.reference,
                          VideoSetOptions{request.venvs, request.fps, watch.stop});
@@ -154,6 +162,7 @@ class Runner {
         require_no_reference(asked_, Needs::kFeatures,
                              "compares with the features of other videos");
       }
+      require_samples();
     }
     if (has("attributes") && !reference_) {
       require_codes();
@@ -165,6 +174,7 @@ class Runner {
  private:
   bool has(std::string_view metric) const { return asked_.contains(metric); }
   void require_codes() const;
+  void require_samples() const;
   Pass look_at(const VideoSet& set, const char* stage);
   void compare_pairs();
   void compare_features(const Pass& videos, const Pass& reference);
@@ -180,6 +190,50 @@ class Runner {
   FeatureSource features_;
   Json document_;
 };
+
+constexpr int64_t kFewestForManifolds = 6;  // five neighbours and the sample itself
+
+struct FeatureMeasure {
+  const char* name;
+  int64_t fewest;  // samples of a set
+  std::function<Json(const at::Tensor& videos, const at::Tensor& reference)> of;
+};
+
+std::vector<FeatureMeasure> feature_measures() {
+  return {{"frechet", 2,
+           [](const at::Tensor& a, const at::Tensor& b) {
+             return to_json(frechet_distance(a, b, Bootstrap{}));
+           }},
+          {"kid", 3,
+           [](const at::Tensor& a, const at::Tensor& b) { return to_json(kernel_distance(a, b)); }},
+          {"precision", kFewestForManifolds,
+           [](const at::Tensor& a, const at::Tensor& b) {
+             return Json{{"value", compare_manifolds(b, a).precision}};
+           }},
+          {"recall", kFewestForManifolds,
+           [](const at::Tensor& a, const at::Tensor& b) {
+             return Json{{"value", compare_manifolds(b, a).recall}};
+           }},
+          {"coverage", kFewestForManifolds,
+           [](const at::Tensor& a, const at::Tensor& b) {
+             return Json{{"value", compare_manifolds(b, a).coverage}};
+           }},
+          {"wasserstein", 1, [](const at::Tensor& a, const at::Tensor& b) {
+             return Json{{"value", sliced_wasserstein(a, b, {})}};
+           }}};
+}
+
+// Before hours of decoding.
+void Runner::require_samples() const {
+  const int64_t n = features_.net ? videos_.size() : features_.videos.size(0);
+  const int64_t m = features_.net ? reference_->size() : features_.reference.size(0);
+  for (const FeatureMeasure& measure : feature_measures()) {
+    if (has(measure.name) && std::min(n, m) < measure.fewest) {
+      throw InvalidInput(Code::kBadMedia, str("--metrics ", measure.name, " needs ", measure.fewest,
+                                              " videos or more in each set, got ", n, " and ", m));
+    }
+  }
+}
 
 // There is no reference: attributes are held against what the clips were asked for, or nothing.
 void Runner::require_codes() const {
@@ -237,7 +291,10 @@ Json summary(const std::vector<double>& values) {
   }
   const MeanAndStd spread = mean_and_std(values);
   const double error = spread.std / std::sqrt(static_cast<double>(values.size()));
-  Json out = to_json(Estimate{spread.mean, spread.mean - kZ95 * error, spread.mean + kZ95 * error});
+  Json out = {{"value", spread.mean}};
+  if (values.size() > 1) {  // one value has no spread to tell an interval from
+    out = to_json(Estimate{spread.mean, spread.mean - kZ95 * error, spread.mean + kZ95 * error});
+  }
   out["count"] = values.size();
   return out;
 }
@@ -304,34 +361,6 @@ void Runner::compare_pairs() {
   document_["unpaired"] = std::move(unpaired);
 }
 
-struct FeatureMeasure {
-  const char* name;
-  std::function<Json(const at::Tensor& videos, const at::Tensor& reference)> of;
-};
-
-std::vector<FeatureMeasure> feature_measures() {
-  return {
-      {"frechet", [](const at::Tensor& a,
-                     const at::Tensor& b) { return to_json(frechet_distance(a, b, Bootstrap{})); }},
-      {"kid",
-       [](const at::Tensor& a, const at::Tensor& b) { return to_json(kernel_distance(a, b)); }},
-      {"precision",
-       [](const at::Tensor& a, const at::Tensor& b) {
-         return Json{{"value", compare_manifolds(b, a).precision}};
-       }},
-      {"recall",
-       [](const at::Tensor& a, const at::Tensor& b) {
-         return Json{{"value", compare_manifolds(b, a).recall}};
-       }},
-      {"coverage",
-       [](const at::Tensor& a, const at::Tensor& b) {
-         return Json{{"value", compare_manifolds(b, a).coverage}};
-       }},
-      {"wasserstein", [](const at::Tensor& a, const at::Tensor& b) {
-         return Json{{"value", sliced_wasserstein(a, b, {})}};
-       }}};
-}
-
 void Runner::compare_features(const Pass& videos, const Pass& reference) {
   const at::Tensor a = features_.net ? at::cat(videos.features) : features_.videos;        // [n, d]
   const at::Tensor b = features_.net ? at::cat(reference.features) : features_.reference;  // [m, d]
@@ -340,7 +369,6 @@ void Runner::compare_features(const Pass& videos, const Pass& reference) {
                  " videos are rough: at least ", kFewVideos, ", better 2048"));
   }
   const at::Tensor even = b.slice(0, 0, b.size(0), 2), odd = b.slice(0, 1, b.size(0), 2);
-  constexpr int64_t kFewestInHalf = 6;  // five neighbours and the sample itself
   for (const FeatureMeasure& measure : feature_measures()) {
     if (!has(measure.name)) {
       continue;
@@ -348,7 +376,7 @@ void Runner::compare_features(const Pass& videos, const Pass& reference) {
     watch_.throw_if_stopped();
     Json& entry = document_["metrics"][measure.name];
     entry = measure.of(a, b);
-    if (odd.size(0) >= kFewestInHalf) {
+    if (odd.size(0) >= kFewestForManifolds) {
       entry["floor"] = measure.of(odd, even)["value"];
     }
   }

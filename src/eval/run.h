@@ -30,10 +30,11 @@ struct RunRequest {
 //   {"videos": {"path", "count"}, "reference": {...} or null, "features": {...} or null,
 //    "metrics": {name: {...}}, "pairs": [{"name", ...}], "unpaired": [...]}
 // Features' metrics also say what they give for two halves of the reference: the floor of what can
-// be told at that number of videos. Stages of `watch`: videos, reference, distances. InvalidInput
-// bad_value: an unknown metric, features asked for without a file; usage: a metric
-// that compares, without a reference, and attributes without that or codes; bad_media: no pair of
-// one name.
+// be told at that number of videos. A mean over one video has no interval. Stages of
+// `watch`: videos, reference, distances. InvalidInput bad_value: an unknown metric or none,
+// features asked for without a file; usage: a metric that compares, without a reference, and
+// attributes without that or codes; bad_media: fewer videos than a metric needs, no pair of one
+// name; all but the last before anything is decoded.
 Json run(const RunRequest& request,
          const Watch& watch,
          const std::function<void(const std::string&)>& on_note);

@@ -216,6 +216,50 @@ TEST_F(Folders, MistakesAreNamed) {
   EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "share none"), Code::kBadMedia);
 }
 
+TEST_F(Folders, OneVideoHasNoInterval) {
+  save(videos_, clips(0, 1));
+  reference_.clear();
+  output_ = temp_.where() / "report";
+  const Json one = run_with({"flicker"})["metrics"]["flicker"];
+  EXPECT_TRUE(one.contains("value") && !one.contains("low") && !one.contains("high")) << one;
+  EXPECT_EQ(one["count"], 1);
+  save(videos_, clips(0, 2));
+  EXPECT_TRUE(run_with({"flicker"})["metrics"]["flicker"].contains("low"));
+}
+
+TEST_F(Folders, TooFewVideosAreNamedBeforeAnyIsDecoded) {
+  models::ShapeFeatures net;
+  net.initialise(3);
+  const Path weights = temp_.where() / "net.safetensors";
+  models::save_shape_features(weights, net);
+  // Frames that the first look at them refuses.
+  const auto unreadable = [](const Path& file, int64_t count) {
+    models::save_tensors(file, {{"frames", at::full({count, 5, 3, 8, 8}, 2.0)}});
+  };
+  unreadable(reference_, 6);
+  const auto few = [&](const char* metric, int64_t fewest) {
+    unreadable(videos_, fewest);
+    EXPECT_EQ(code_of([&] { run_with({metric}, weights); }, "from 0 to 1"), Code::kBadTensor);
+    unreadable(videos_, fewest - 1);
+    EXPECT_EQ(code_of([&] { run_with({metric}, weights); },
+                      str("--metrics ", metric, " needs ", fewest, " videos or more in each set, ",
+                          "got ", fewest - 1, " and 6")),
+              Code::kBadMedia);
+  };
+  few("frechet", 2);
+  few("kid", 3);
+  few("precision", 6);
+  few("recall", 6);
+  few("coverage", 6);
+}
+
+TEST_F(Folders, AMissingFolderIsNamedBeforeAMissingReference) {
+  videos_ = temp_.where() / "nope";
+  reference_.clear();
+  EXPECT_EQ(code_of([&] { run_with({"psnr"}); }, "nope"), Code::kNotFound);
+  EXPECT_EQ(code_of([&] { run_with({}); }, "--metrics names no metric"), Code::kBadValue);
+}
+
 TEST_F(Folders, UnlikePairsAreRefused) {
   save(videos_, clips(0, 1));
   save(reference_, {clips(0, 1).frames.slice(1, 0, 5), {0}});

@@ -72,7 +72,10 @@ def test_mistakes_have_codes(fastwan, tmp_path):
             (["eval", "run", "--videos", "a", "--metrics", "flicker,mse"], 2, "--metrics mse"),
             (["eval", "run", "--videos", "a", "--metrics", "attributes"], 2, "`codes`"),
             (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "vmaf"], 2, "vmaf"),
-            (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "kid"], 2, "--features"),
+            (["eval", "run", "--videos", "a", "--reference", "a", "--metrics", "kid", "--features", "x"], 4, "x"),
+            (["eval", "run", "--videos", "/nope"], 4, "/nope"),
+            (["eval", "run", "--videos", "a", "--metrics", ""], 2, "--metrics names no metric"),
+            (["eval", "run", "--videos", "a", "--metrics", " , "], 2, "--metrics names no metric"),
             (["eval", "run", "--videos", "a", "--reference", "a", "--fps", "-1"], 2, "--fps")):
         run = fastwan(*words)
         assert run.status == status and message in run.err, run
