@@ -140,8 +140,8 @@ def psnr(a, b):
 # --- the folder ---------------------------------------------------------------------------------------------------------
 
 class Checkpoint:
-    def __init__(self, runs, recipes, clips):
-        self.runs, self.recipes, self.clips = runs, recipes, clips
+    def __init__(self, runs, recipes, clips, recipe_value):
+        self.runs, self.recipes, self.clips, self.recipe_value = runs, recipes, clips, recipe_value
         self.wanted = None  # clips of the export itself
         self.psnr = {}  # of components that were measured: dB of the median clip
 
@@ -206,11 +206,9 @@ class Checkpoint:
     def training(self, stage, root):
         entry = json.loads((self.runs / stage / "progress.json").read_text())
         recipe = self.recipes / f"{stage}.yaml"
-        value = lambda key: next((line.split(":", 1)[1].strip() for line in recipe.read_text().splitlines()
-                                  if line.strip().startswith(f"{key}:")), None)
         steps = f"{entry['step']} steps, " if "step" in entry else ""
-        other = "" if str(entry.get("step")) == value("max_train_steps") else ", not the recipe as it stands"
-        return f"`{recipe.relative_to(root)}`, {steps}seed {value('seed')}{other}"
+        other = "" if str(entry.get("step")) == self.recipe_value(recipe, "max_train_steps") else ", not the recipe as it stands"
+        return f"`{recipe.relative_to(root)}`, {steps}seed {self.recipe_value(recipe, 'seed')}{other}"
 
     def figures(self):
         """Lines of the evaluation's report, if there is one with the student in it."""

@@ -20,11 +20,9 @@ Finetune::Finetune(Role student, FinetuneOptions options, std::optional<Role> lo
     throw InvalidInput(Code::kBadConfig,
                        "finetune: a boundary ratio goes with a second expert, and only with one");
   }
-  for (const Role* role : {&student_, low_noise_ ? &*low_noise_ : nullptr}) {
-    if (role != nullptr &&
-        role->set_sparsity) {  // a validation may come before the first iteration
-      role->set_sparsity(ramped_sparsity(options_.ramp, 0));
-    }
+  ramp_sparsity(student_, options_.ramp, 1);
+  if (low_noise_) {
+    ramp_sparsity(*low_noise_, options_.ramp, 1);
   }
 }
 
@@ -39,10 +37,7 @@ Metrics Finetune::accumulate(const std::string& network,
                              double share) {
   const bool is_low = network == kLowNoise;
   Role& role = is_low ? *low_noise_ : student_;
-  const double sparsity = ramped_sparsity(options_.ramp, step - 1);
-  if (role.set_sparsity) {
-    role.set_sparsity(sparsity);
-  }
+  ramp_sparsity(role, options_.ramp, step);
 
   const DrawKey key{.seed = options_.seed, .stream = Stream::kFlowTimestep, .step = step};
   std::vector<double> levels = draw_u(options_.law, key, batch.slots);
@@ -69,9 +64,7 @@ Metrics Finetune::accumulate(const std::string& network,
   check_finite({.what = "the flow-matching loss", .step = step}, losses, timesteps, batch.slots);
   Metrics metrics{{"train_loss", mean_of(losses)}, {"flow_timestep", mean_of(timesteps)}};
   add_by_timestep(metrics, "train_loss", losses, timesteps);
-  if (role.set_sparsity) {
-    metrics["vsa_sparsity"] = sparsity;
-  }
+  add_sparsity(metrics, role, options_.ramp, step);
   return metrics;
 }
 

@@ -14,9 +14,7 @@ namespace fastwan::training {
 
 OdeRegression::OdeRegression(Role student, const OdeRegressionOptions& options)
     : options_(options), student_(std::move(student)) {
-  if (student_.set_sparsity) {  // a validation may come before the first iteration
-    student_.set_sparsity(ramped_sparsity(options_.ramp, 0));
-  }
+  ramp_sparsity(student_, options_.ramp, 1);
 }
 
 std::vector<std::string> OdeRegression::updates(int64_t) const {
@@ -28,10 +26,7 @@ Metrics OdeRegression::accumulate(const std::string&,
                                   const MicroBatch& batch,
                                   double share) {
   invariant(batch.trajectory.defined(), "ODE regression reads trajectories");
-  const double sparsity = ramped_sparsity(options_.ramp, step - 1);
-  if (student_.set_sparsity) {
-    student_.set_sparsity(sparsity);
-  }
+  ramp_sparsity(student_, options_.ramp, step);
 
   const int64_t end = batch.trajectory.size(1) - 1;
   const std::vector<int64_t> states = dmd::draw_steps(
@@ -59,9 +54,7 @@ Metrics OdeRegression::accumulate(const std::string&,
                batch.slots);
   Metrics metrics{{"train_loss", mean_of(losses)}, {"ode_timestep", mean_of(timesteps)}};
   add_by_timestep(metrics, "train_loss", losses, timesteps);
-  if (student_.set_sparsity) {
-    metrics["vsa_sparsity"] = sparsity;
-  }
+  add_sparsity(metrics, student_, options_.ramp, step);
   return metrics;
 }
 

@@ -28,6 +28,18 @@ Role sparse_role_of(const std::shared_ptr<Network>& network, ops::TopkRule rule)
   return role;
 }
 
+void ramp_sparsity(const Role& role, const SparsityRamp& ramp, int64_t step) {
+  if (role.set_sparsity) {
+    role.set_sparsity(ramped_sparsity(ramp, step - 1));
+  }
+}
+
+void add_sparsity(Metrics& metrics, const Role& role, const SparsityRamp& ramp, int64_t step) {
+  if (role.set_sparsity) {
+    metrics["vsa_sparsity"] = ramped_sparsity(ramp, step - 1);
+  }
+}
+
 void add_by_timestep(Metrics& metrics,
                      const std::string& name,
                      std::span<const double> values,

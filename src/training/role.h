@@ -24,6 +24,12 @@ Role role_of(const std::shared_ptr<Network>& network);
 // With Video Sparse Attention, gated where the model has gates.
 Role sparse_role_of(const std::shared_ptr<Network>& network, ops::TopkRule rule);
 
+// Iteration `step`, from 1, computes with ramped_sparsity(step - 1), where the network sets
+// sparsity. A method asks for iteration 1 when it is made: a validation may come before it.
+void ramp_sparsity(const Role& role, const SparsityRamp& ramp, int64_t step);
+// What it computed with, as "vsa_sparsity"; nothing where the network does not set it.
+void add_sparsity(Metrics& metrics, const Role& role, const SparsityRamp& ramp, int64_t step);
+
 // Adds means to `metrics` under "<name>/t_00" ... "<name>/t_11": over the
 // samples whose timestep falls into a twelfth of 0..1000; twelfths without a sample are left out.
 inline constexpr int64_t kTimestepBuckets = 12;

@@ -49,7 +49,7 @@ Distill::Distill(DistillRoles roles, DistillOptions options)
   if (options_.rollout == Rollout::kData) {
     options_.steps.shared_slots = 1;  // every rank runs one forward whatever its step is
   }
-  set_sparsity(1);  // a validation may come before the first iteration
+  ramp_sparsity(roles_.student, options_.ramp, 1);
 }
 
 std::vector<std::string> Distill::updates(int64_t step) const {
@@ -67,15 +67,9 @@ Metrics Distill::accumulate(const std::string& network,
                             int64_t step,
                             const MicroBatch& batch,
                             double share) {
-  set_sparsity(step);
+  ramp_sparsity(roles_.student, options_.ramp, step);
   return network == kStudent ? update_student(step, batch, share)
                              : update_critic(step, batch, share);
-}
-
-void Distill::set_sparsity(int64_t step) {
-  if (roles_.student.set_sparsity) {
-    roles_.student.set_sparsity(ramped_sparsity(options_.ramp, step - 1));
-  }
 }
 
 at::Tensor Distill::like(const MicroBatch& batch) const {
@@ -165,9 +159,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
                         {"dmd_cosine", mean_of(row(2))},
                         {"dmd_non_finite", mean_of(row(3))}});
   add_by_timestep(metrics, "dmd_gradient_norm", root_mean_square, timesteps);
-  if (roles_.student.set_sparsity) {
-    metrics["vsa_sparsity"] = ramped_sparsity(options_.ramp, step - 1);
-  }
+  add_sparsity(metrics, roles_.student, options_.ramp, step);
   return metrics;
 }
 

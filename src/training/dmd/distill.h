@@ -81,7 +81,6 @@ class Distill final : public Method {
   Metrics update_student(int64_t step, const MicroBatch& batch, double share);
   Metrics update_critic(int64_t step, const MicroBatch& batch, double share);
   StudentInput student_input(const SampleKey& key, const MicroBatch& batch) const;
-  void set_sparsity(int64_t step);
   at::Tensor like(const MicroBatch& batch) const;
 
   DistillRoles roles_;
