@@ -379,6 +379,10 @@ Attributes draw_attributes(const Draws& draws, int64_t index) {
 
 }  // namespace
 
+double angle_period(Background background) {
+  return background == Background::kStripes ? kPi : 2 * kPi;
+}
+
 Scene draw_scene(const Format& format, uint64_t seed, int64_t index) {
   check_index(index);
   return draw_scene(format, seed, index, draw_attributes(Draws(seed, index), index));
@@ -389,7 +393,6 @@ Scene draw_scene(const Format& format, uint64_t seed, int64_t index, const Attri
   check_index(index);
   const Draws draws(seed, index);
   const StartRectangle rectangle = start_rectangle(format, attributes);
-  const double full_turn = attributes.background == Background::kStripes ? kPi : 2 * kPi;
   const Wording wording{.caption_template = draws.below(Draw::kTemplate, kNumTemplates),
                         .size_word = draws.below(Draw::kSizeWord, 3),
                         .speed_word = draws.below(Draw::kSpeedWord, 2),
@@ -400,7 +403,8 @@ Scene draw_scene(const Format& format, uint64_t seed, int64_t index, const Attri
           .rotation = draws.between(Draw::kRotation, 0, 2 * kPi),
           .hue_degrees = kHueStep * static_cast<double>(attributes.colour) +
                          draws.between(Draw::kHue, -kHueJitter, kHueJitter),
-          .background_angle = draws.between(Draw::kBackgroundAngle, 0, full_turn),
+          .background_angle =
+              draws.between(Draw::kBackgroundAngle, 0, angle_period(attributes.background)),
           .background_phase = {draws.uniform(Draw::kBackgroundPhaseX),
                                draws.uniform(Draw::kBackgroundPhaseY)},
           .caption = caption_of(attributes, wording)};

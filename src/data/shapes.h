@@ -136,6 +136,8 @@ struct StartRectangle {
   Point high;
 };
 StartRectangle start_rectangle(const Format& format, const Attributes& attributes);
+// Radians after which a background looks the same but for its phase: a half turn for stripes.
+double angle_period(Background background);
 
 // Everything that decides a clip's pixels but its format.
 struct Scene {

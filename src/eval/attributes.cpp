@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "eval/background.h"
-
 namespace fastwan::eval {
 
 using data::shapes::Background;

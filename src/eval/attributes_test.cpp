@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include "base/rng.h"
-#include "eval/background.h"
 #include "eval/statistics.h"
 
 namespace fastwan::eval {

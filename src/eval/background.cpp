@@ -171,10 +171,6 @@ Scene fit_gradient(const std::vector<Sample>& samples) {
 
 }  // namespace
 
-double angle_period(Background background) {
-  return background == Background::kStripes ? kPi : 2 * kPi;
-}
-
 BackgroundFit fit_background(const StillPicture& picture) {
   const std::vector<Sample> samples = samples_of(picture);
   if (samples.empty()) {

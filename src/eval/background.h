@@ -24,7 +24,4 @@ struct BackgroundFit {
 // one that leaves least wins.
 BackgroundFit fit_background(const StillPicture& picture);
 
-// The angle after which a background looks the same but for its phase: a half turn for stripes.
-double angle_period(data::shapes::Background background);
-
 }  // namespace fastwan::eval
