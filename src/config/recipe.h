@@ -77,6 +77,7 @@ std::span<const EnumName<RowKind>> names(RowKind);
 std::span<const EnumName<ShapesRange>> names(ShapesRange);
 
 using Betas = std::array<double, 2>;
+using Interval = std::array<double, 2>;  // both ends included
 
 struct Lora {
   bool enable = false;
@@ -106,7 +107,8 @@ struct Method {
   bool warp_denoising_step = false;
   int64_t generator_update_interval = 5;
   int64_t critic_warmup = 0;
-  double real_score_guidance_scale = 4.5;  // standard scale: x_u + scale (x_c - x_u)
+  double real_score_guidance_scale = 4.5;          // standard scale: x_u + scale (x_c - x_u)
+  Interval real_score_guidance_interval = {0, 1};  // of the score timestep over 1000
   double min_timestep_ratio = 0.02;
   double max_timestep_ratio = 0.98;
   double fake_score_learning_rate = 0;  // 0: the student's; resolved on reading
@@ -371,6 +373,10 @@ void describe(Visitor& v, Method& m) {
            "classifier-free guidance of the teacher, standard scale; 1 is off",
            {0, 100}},
           m.real_score_guidance_scale);
+  v.field({"method.real_score_guidance_interval",
+           "score timesteps, over 1000, that are guided; elsewhere the scale is 1",
+           {0, 1}},
+          m.real_score_guidance_interval);
   v.field({"method.min_timestep_ratio", "score timesteps are clamped from here", {0, 1}},
           m.min_timestep_ratio);
   v.field({"method.max_timestep_ratio", "score timesteps are clamped to here", {0, 1}},

@@ -183,6 +183,9 @@ void check_few_step(const Recipe& r) {
 
 void check_distill(const Recipe& r) {
   const Method& m = r.method;
+  require(m.real_score_guidance_interval[0] <= m.real_score_guidance_interval[1],
+          str("method.real_score_guidance_interval must rise, got ",
+              m.real_score_guidance_interval[0], " and ", m.real_score_guidance_interval[1]));
   require(m.min_timestep_ratio < m.max_timestep_ratio,
           str("method.min_timestep_ratio must be below max_timestep_ratio, got ",
               m.min_timestep_ratio, " and ", m.max_timestep_ratio));

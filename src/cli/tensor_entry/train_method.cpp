@@ -85,26 +85,29 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
           .student = student_role(recipe, networks.at("student").network),
           .critic = training::role_of(networks.at("critic").network),
           .teacher = training::role_of(networks.at("teacher").network).velocity},
-      training::dmd::DistillOptions{.seed = static_cast<uint64_t>(recipe.training.data.seed),
-                                    .timesteps = student_timesteps(recipe),
-                                    .rollout = method.rollout_mode == config::RolloutMode::kSimulate
-                                                   ? training::dmd::Rollout::kSimulate
-                                                   : training::dmd::Rollout::kData,
-                                    .steps = step_law(recipe),
-                                    .score = {.shift = recipe.models.at("student").flow_shift,
-                                              .lowest = kTimesteps * method.min_timestep_ratio,
-                                              .highest = kTimesteps * method.max_timestep_ratio},
-                                    .guidance_scale = method.real_score_guidance_scale,
-                                    .unconditional = data.unconditional,
-                                    .update_interval = method.generator_update_interval,
-                                    .critic_warmup = method.critic_warmup,
-                                    .ramp = ramp_of(recipe.training.vsa),
-                                    .non_finite = method.nan_policy == config::NanPolicy::kZero
-                                                      ? training::dmd::NonFinite::kZero
-                                                      : training::dmd::NonFinite::kStop,
-                                    .latent_shape = data.latent_shape,
-                                    .keeps_preview = recipe.training.tracker.log_visualization,
-                                    .state = state_type(recipe)});
+      training::dmd::DistillOptions{
+          .seed = static_cast<uint64_t>(recipe.training.data.seed),
+          .timesteps = student_timesteps(recipe),
+          .rollout = method.rollout_mode == config::RolloutMode::kSimulate
+                         ? training::dmd::Rollout::kSimulate
+                         : training::dmd::Rollout::kData,
+          .steps = step_law(recipe),
+          .score = {.shift = recipe.models.at("student").flow_shift,
+                    .lowest = kTimesteps * method.min_timestep_ratio,
+                    .highest = kTimesteps * method.max_timestep_ratio},
+          .guidance_scale = method.real_score_guidance_scale,
+          .guidance_interval = {.lowest = method.real_score_guidance_interval[0],
+                                .highest = method.real_score_guidance_interval[1]},
+          .unconditional = data.unconditional,
+          .update_interval = method.generator_update_interval,
+          .critic_warmup = method.critic_warmup,
+          .ramp = ramp_of(recipe.training.vsa),
+          .non_finite = method.nan_policy == config::NanPolicy::kZero
+                            ? training::dmd::NonFinite::kZero
+                            : training::dmd::NonFinite::kStop,
+          .latent_shape = data.latent_shape,
+          .keeps_preview = recipe.training.tracker.log_visualization,
+          .state = state_type(recipe)});
 }
 
 std::unique_ptr<training::Method> ode(const TrainContext& context, const RoleNetworks& networks) {

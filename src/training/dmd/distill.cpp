@@ -118,6 +118,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
              .unconditional =
                  is_guided ? unconditional_rows(options_.unconditional, batch.text) : at::Tensor(),
              .guidance_scale = options_.guidance_scale,
+             .guidance_interval = options_.guidance_interval,
              .joins_guidance = options_.joins_guidance},
             noisy, sigma, batch.text);
   auto [g, distance] = student_gradient(sample, scores);

@@ -34,6 +34,7 @@ struct DistillOptions {
                   // unless there are blocks
   ScoreLaw score;
   double guidance_scale = 4.5;
+  GuidanceInterval guidance_interval = {};
   bool joins_guidance = true;
   at::Tensor unconditional;                     // [L, text_dim]
   int64_t update_interval = 5;                  // iterations from one student update to the next

@@ -169,6 +169,17 @@ at::Tensor guided(const at::Tensor& conditional, const at::Tensor& unconditional
   return unconditional + scale * (conditional - unconditional);
 }
 
+at::Tensor guided_within(const GuidanceInterval& interval,
+                         const at::Tensor& sigma,
+                         const at::Tensor& conditional,
+                         const at::Tensor& unconditional,
+                         double scale) {
+  const at::Tensor is_within =
+      at::logical_and(sigma >= interval.lowest, sigma <= interval.highest);  // [B]
+  return at::where(per_sample(is_within, conditional).to(at::kBool),
+                   guided(conditional, unconditional, scale), conditional);
+}
+
 Scores score(const ScoreNetworks& networks,
              const at::Tensor& noisy,
              const at::Tensor& sigma,
@@ -180,15 +191,18 @@ Scores score(const ScoreNetworks& networks,
     return scores;
   }
   invariant(networks.unconditional.defined(), "guidance needs an unconditional text");
+  const auto guided_here = [&](const at::Tensor& conditional, const at::Tensor& unconditional) {
+    return guided_within(networks.guidance_interval, sigma, conditional, unconditional,
+                         networks.guidance_scale);
+  };
   if (networks.joins_guidance) {
     const auto both = x0_by(networks.real, at::cat({noisy, noisy}), at::cat({sigma, sigma}),
                             at::cat({text, networks.unconditional}))
                           .chunk(2, 0);
-    scores.x_real = guided(both[0], both[1], networks.guidance_scale);
+    scores.x_real = guided_here(both[0], both[1]);
   } else {
-    scores.x_real =
-        guided(x0_by(networks.real, noisy, sigma, text),
-               x0_by(networks.real, noisy, sigma, networks.unconditional), networks.guidance_scale);
+    scores.x_real = guided_here(x0_by(networks.real, noisy, sigma, text),
+                                x0_by(networks.real, noisy, sigma, networks.unconditional));
   }
   return scores;
 }

@@ -3,7 +3,9 @@
 //
 //   student   x^ = x_t - sigma G(x_t, t, c), t one of a short falling list of timesteps
 //   scores    at a noised x^:  x_F = x - sigma F(x, t, c)
-//             x_R = x_u + scale (x_c - x_u), x_c, x_u = x - sigma R(x, t, c or none)
+//             x_R = x_u + scale (x_c - x_u), x_c, x_u = x - sigma R(x, t, c or none);
+//             x_R = x_c outside the interval of guidance (Kynkaanniemi et al., "Applying
+//             guidance in a limited interval", 2024)
 //   gradient  g = (x_F - x_R) / d,  d = mean |x^ - x_R| of each sample;  d loss / d x^ = g / numel
 //   critic    mean (F(x, t, c) - (eps - x^))^2 on a fresh x^
 //
@@ -99,10 +101,23 @@ at::Tensor student_sample(const Velocity& student, const StudentInput& in, const
 // x_u + scale (x_c - x_u): standard scale, 1 is no guidance. CausVid's w is scale - 1.
 at::Tensor guided(const at::Tensor& conditional, const at::Tensor& unconditional, double scale);
 
+// The levels that are guided, both ends included.
+struct GuidanceInterval {
+  double lowest = 0, highest = 1;  // sigma
+};
+
+// `guided` where sigma [B] lies in the interval, `conditional` elsewhere.
+at::Tensor guided_within(const GuidanceInterval& interval,
+                         const at::Tensor& sigma,
+                         const at::Tensor& conditional,
+                         const at::Tensor& unconditional,
+                         double scale);
+
 struct ScoreNetworks {
   Velocity fake, real;
   at::Tensor unconditional;  // [B, L, text_dim]; undefined where scale is 1
   double guidance_scale = 4.5;
+  GuidanceInterval guidance_interval = {};
   // One call of R on both texts (2 B samples) instead of two calls: faster, more memory.
   bool joins_guidance = true;
 };

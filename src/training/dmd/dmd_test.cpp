@@ -328,6 +328,32 @@ TEST(DmdGradient, StandardScaleIsCausVidsWeightPlusOneAndJoinedCallsEqualTwo) {
   EXPECT_TRUE(is_equal(plain.x_real, plain.x_fake));
 }
 
+TEST(DmdGradient, IsGuidedAtTheLevelsOfTheIntervalAlone) {
+  const at::Tensor x = wide("x", {5, 4}), text = toy_text(5), none = wide("none", {5, 3, 2});
+  const at::Tensor sigma = as_sigma(std::vector<double>{0.1, 0.25, 0.5, 0.75, 0.9});
+  const Toy net("real");
+  const auto x_real = [&](double scale, const GuidanceInterval& interval, bool joins) {
+    return score({.fake = net.velocity(),
+                  .real = net.velocity(),
+                  .unconditional = none,
+                  .guidance_scale = scale,
+                  .guidance_interval = interval,
+                  .joins_guidance = joins},
+                 x, sigma, text)
+        .x_real;
+  };
+  for (const bool joins : {false, true}) {
+    const at::Tensor some = x_real(4.5, {.lowest = 0.25, .highest = 0.75}, joins),
+                     all = x_real(4.5, {}, joins), off = x_real(1, {}, joins);
+    const std::vector<bool> is_guided = {false, true, true, true, false};
+    for (int64_t b = 0; b < 5; ++b) {
+      const bool guides = is_guided[static_cast<std::size_t>(b)];
+      EXPECT_TRUE(is_close(some[b], (guides ? all : off)[b], {1e-14, 1e-14})) << b << joins;
+      EXPECT_GT(at::abs(all[b] - off[b]).max().item<double>(), 1e-3) << b;
+    }
+  }
+}
+
 TEST(DmdCritic, LossSendsNoGradientToTheSampleAndIsZeroForTheTrueVelocity) {
   at::Tensor sample = wide("sample", {3, 4});
   sample.set_requires_grad(true);
