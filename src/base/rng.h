@@ -40,6 +40,7 @@ enum class Stream : uint16_t {
   kData = 19,
   kInitial = 20,  // a request's starting latents
   kRenoise = 21,  // few-step re-noise; step = number of the transition, from 1
+  kStudentRegression = 22,
 };
 
 using PhiloxWords = std::array<uint32_t, 4>;

@@ -267,7 +267,8 @@ void plan_work(TrainPlan& plan, const Recipe& recipe, const std::vector<Network>
       {.earlier_forwards =
            simulates ? (real(static_cast<int64_t>(m.dmd_denoising_steps.size())) - 1) / 2 : 0,
        .teacher_forwards = m.real_score_guidance_scale == 1 ? 1 : 2,
-       .update_interval = m.generator_update_interval});
+       .update_interval = m.generator_update_interval,
+       .regresses = config::reads_trajectories(m)});
   plan.critic_work = videos * work.critic;
   plan.student_work = videos * work.student;
   plan.work = videos * work.mean;

@@ -86,6 +86,11 @@ bool trains_transformer(MethodKind method) {
   return method == MethodKind::kFinetune || is_few_step(method);
 }
 
+bool reads_trajectories(const Method& method) {
+  return method.kind == MethodKind::kOde ||
+         (method.kind == MethodKind::kDistill && method.regression_weight > 0);
+}
+
 bool is_few_step(MethodKind method) {
   return method == MethodKind::kDistill || method == MethodKind::kOde;
 }

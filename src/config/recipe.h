@@ -114,6 +114,7 @@ struct Method {
   double fake_score_learning_rate = 0;  // 0: the student's; resolved on reading
   Betas fake_score_betas = {-1, -1};    // -1: the student's; resolved on reading
   LrScheduler fake_score_lr_scheduler = LrScheduler::kAsStudent;
+  double regression_weight = 0;
   KScope k_scope = KScope::kStep;
   int64_t k_block = 0;
   NanPolicy nan_policy = NanPolicy::kStop;
@@ -126,6 +127,9 @@ struct Method {
   bool train_encoder = true;
   int64_t statistics_clips = 2048;
 };
+
+// Whether it trains on rows of a teacher's trajectories.
+bool reads_trajectories(const Method& method);
 
 struct Distributed {
   int64_t num_gpus = 1;
@@ -387,6 +391,10 @@ void describe(Visitor& v, Method& m) {
           m.fake_score_betas);
   v.field({"method.fake_score_lr_scheduler", "of the critic; student: the student's"},
           m.fake_score_lr_scheduler);
+  v.field({"method.regression_weight",
+           "of ODE regression beside the score difference; above 0 the rows hold trajectories",
+           {0, 1e6}},
+          m.regression_weight);
   v.field({"method.k_scope", "who shares the draw of the student's step"}, m.k_scope);
   v.field(
       {"method.k_block", "samples that split the steps evenly; 0: independent draws", {0, 1 << 20}},

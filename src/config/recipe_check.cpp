@@ -189,6 +189,9 @@ void check_distill(const Recipe& r) {
   require(m.min_timestep_ratio < m.max_timestep_ratio,
           str("method.min_timestep_ratio must be below max_timestep_ratio, got ",
               m.min_timestep_ratio, " and ", m.max_timestep_ratio));
+  require(m.regression_weight == 0 || m.rollout_mode == RolloutMode::kSimulate,
+          str("method.regression_weight ", m.regression_weight,
+              " needs method.rollout_mode simulate: rows of trajectories hold no clips to noise"));
   require(m.critic_warmup <= r.training.loop.max_train_steps,
           str("method.critic_warmup ", m.critic_warmup, " is beyond training.loop.max_train_steps ",
               r.training.loop.max_train_steps));
@@ -211,10 +214,11 @@ void check_data(const Recipe& r) {
             str(at, "source must be shapes for method ", name_of(method),
                 ": Parquet rows hold latents, not pixels"));
   } else {
-    require(method != MethodKind::kOde,
-            str(at,
-                "source shapes has no part in method ode: it reads a teacher's trajectories, "
-                "rows of fastwan preprocess synth --ode-timesteps"));
+    require(!reads_trajectories(r.method),
+            str(at, "source shapes has no part in ",
+                method == MethodKind::kOde ? "method ode" : "method.regression_weight",
+                ": it reads a teacher's trajectories, rows of fastwan preprocess synth "
+                "--ode-timesteps"));
     require(d.data_path.empty(), str(at, "data_path has no part in source shapes. Leave it out"));
     require(has_size, str(at,
                           "num_frames, num_height and num_width are the size of procedural "

@@ -432,6 +432,38 @@ TEST(Distill, ANonFiniteScoreStopsTheRunNamingTheSampleOrCountsAsZeroWhereAsked)
   EXPECT_TRUE(std::isfinite(metrics.at("train_generator_loss")));
 }
 
+// gradient = gradient of the score difference + weight * gradient of the regression.
+TEST(Distill, RegressionAddsItsWeightedGradientToTheStudentsAlone) {
+  const MicroBatch batch = trajectories_of(4);
+  const dmd::DistillOptions plain{.rollout = dmd::Rollout::kSimulate,
+                                  .latent_shape = {4, 5, 8, 10}};
+  dmd::DistillOptions weighed = plain;
+  weighed.regression_weight = 0.25;
+  Distillation without(plain), with(weighed);
+  const at::Tensor difference = gradient_over(*without.method, dmd::Distill::kStudent, {batch});
+  const at::Tensor both = gradient_over(*with.method, dmd::Distill::kStudent, {batch});
+
+  Units& units = without.units(dmd::Distill::kStudent);
+  units.zero_gradients();
+  {
+    const c10::AutoGradMode with_gradient(true);
+    const TrajectoryDraw drawn = draw_states(
+        batch, {.seed = plain.seed, .stream = Stream::kStudentRegression, .step = 10}, at::kDouble);
+    const Role student = sparse_role_of(without.student, ops::TopkRule::kPadded);
+    regression_loss(student.velocity, drawn, batch.text).mean().backward();
+  }
+  const at::Tensor regression = flat_gradient(units);
+  EXPECT_LE(relative_l2(both, difference + 0.25 * regression), 1e-12);
+  EXPECT_GT(relative_l2(both, difference), 1e-3) << "the regression weighs nothing";
+
+  expect_parts_add_up(*with.method, dmd::Distill::kStudent, batch);
+  EXPECT_TRUE(is_equal(gradient_over(*with.method, dmd::Distill::kCritic, {batch}),
+                       gradient_over(*without.method, dmd::Distill::kCritic, {batch})));
+  const Metrics metrics = with.method->accumulate(dmd::Distill::kStudent, 10, batch, 1.0);
+  EXPECT_GT(metrics.at("train_regression_loss"), 0);
+  EXPECT_GT(metrics.at("regression_timestep"), 500);
+}
+
 TEST(Distill, SettingsThatCannotWorkAreRefused) {
   const dmd::DistillRoles roles;
   EXPECT_THROW(dmd::Distill(roles, {.timesteps = {1000, 1000}, .unconditional = none()}),

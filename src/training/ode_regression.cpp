@@ -8,9 +8,32 @@
 
 #include "base/check.h"
 #include "training/dmd/dmd.h"
-#include "training/flow_matching.h"
 
 namespace fastwan::training {
+
+TrajectoryDraw draw_states(const MicroBatch& batch, const DrawKey& key, at::ScalarType type) {
+  invariant(batch.trajectory.defined(), "ODE regression reads trajectories");
+  const int64_t end = batch.trajectory.size(1) - 1;
+  const std::vector<int64_t> states = dmd::draw_steps({.num_steps = end}, key, batch.slots);
+  const at::Tensor all_timesteps = batch.trajectory_timesteps.cpu();  // [b, K + 1]
+  std::vector<at::Tensor> drawn;                                      // [C, T, H, W] each
+  std::vector<double> levels;
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    const auto row = static_cast<int64_t>(i);
+    drawn.push_back(batch.trajectory[row][states[i]]);
+    levels.push_back(all_timesteps[row][states[i]].item<double>() / 1000.0);
+  }
+  return {.x = at::stack(drawn).to(type),                    // [b, C, T, H, W]
+          .sigma = as_sigma(levels),                         // [b]
+          .end = batch.trajectory.select(1, end).to(type)};  // [b, C, T, H, W]
+}
+
+at::Tensor regression_loss(const Velocity& student,
+                           const TrajectoryDraw& drawn,
+                           const at::Tensor& text) {
+  const at::Tensor velocity = student(drawn.x, timestep_of(drawn.sigma, drawn.x), text);
+  return preconditioned_loss(velocity, drawn.x, drawn.end, drawn.sigma);
+}
 
 OdeRegression::OdeRegression(Role student, const OdeRegressionOptions& options)
     : options_(options), student_(std::move(student)) {
@@ -25,31 +48,16 @@ Metrics OdeRegression::accumulate(const std::string&,
                                   int64_t step,
                                   const MicroBatch& batch,
                                   double share) {
-  invariant(batch.trajectory.defined(), "ODE regression reads trajectories");
   ramp_sparsity(student_, options_.ramp, step);
-
-  const int64_t end = batch.trajectory.size(1) - 1;
-  const std::vector<int64_t> states = dmd::draw_steps(
-      {.num_steps = end}, {.seed = options_.seed, .stream = Stream::kStudentRollout, .step = step},
-      batch.slots);
-  const at::Tensor all_timesteps = batch.trajectory_timesteps.cpu();  // [b, K + 1]
-  std::vector<at::Tensor> drawn;                                      // [C, T, H, W] each
-  std::vector<double> levels;
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    const auto row = static_cast<int64_t>(i);
-    drawn.push_back(batch.trajectory[row][states[i]]);
-    levels.push_back(all_timesteps[row][states[i]].item<double>() / 1000.0);
-  }
-  const at::Tensor sigma = as_sigma(levels);                                    // [b]
-  const at::Tensor x = at::stack(drawn).to(options_.state);                     // [b, C, T, H, W]
-  const at::Tensor x_end = batch.trajectory.select(1, end).to(options_.state);  // [b, C, T, H, W]
+  const TrajectoryDraw drawn =
+      draw_states(batch, {.seed = options_.seed, .stream = Stream::kStudentRollout, .step = step},
+                  options_.state);
 
   const c10::AutoGradMode with_gradient(true);
-  const at::Tensor velocity = student_.velocity(x, timestep_of(sigma, x), batch.text);
-  const at::Tensor loss = preconditioned_loss(velocity, x, x_end, sigma);  // [b]
+  const at::Tensor loss = regression_loss(student_.velocity, drawn, batch.text);  // [b]
   (loss.mean() * share).backward();
 
-  const std::vector<double> losses = to_vector(loss), timesteps = to_vector(1000.0 * sigma);
+  const std::vector<double> losses = to_vector(loss), timesteps = to_vector(1000.0 * drawn.sigma);
   check_finite({.what = "the loss of ODE regression", .step = step}, losses, timesteps,
                batch.slots);
   Metrics metrics{{"train_loss", mean_of(losses)}, {"ode_timestep", mean_of(timesteps)}};

@@ -17,11 +17,26 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "training/flow_matching.h"
 #include "training/method.h"
 #include "training/role.h"
 #include "training/schedule.h"
 
 namespace fastwan::training {
+
+// One state of each row's trajectory and where it ends.
+struct TrajectoryDraw {
+  at::Tensor x;      // [b, C, T, H, W]: x_t
+  at::Tensor sigma;  // [b]
+  at::Tensor end;    // [b, C, T, H, W]: x_end
+};
+// Each of the K states equally often: one draw of `key` a slot.
+TrajectoryDraw draw_states(const MicroBatch& batch, const DrawKey& key, at::ScalarType type);
+
+// [b]: the loss above; with gradient where grad mode is on.
+at::Tensor regression_loss(const Velocity& student,
+                           const TrajectoryDraw& drawn,
+                           const at::Tensor& text);
 
 struct OdeRegressionOptions {
   uint64_t seed = 1000;

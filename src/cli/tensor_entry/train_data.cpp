@@ -219,8 +219,9 @@ void open_trajectories(const Recipe& recipe, const data::Example& first, TrainDa
   if (!first.trajectory.defined()) {
     throw InvalidInput(Code::kBadDataset,
                        str(out.rows->place(0),
-                           " has no trajectory, which method ode trains on. Such rows come from "
-                           "fastwan preprocess synth --ode-timesteps"));
+                           " has no trajectory, which method ode and method.regression_weight "
+                           "train on. Such rows come from fastwan preprocess synth "
+                           "--ode-timesteps"));
   }
   check_row(out, 0, first.trajectory.size(1), first.text.size(1));
   check_states(out.rows->place(0), first.trajectory_timesteps, student_timesteps(recipe));
@@ -249,7 +250,8 @@ void open_rows(const Recipe& recipe, Content content, TrainData& out) {
       throw InvalidInput(Code::kBadDataset,
                          str(out.rows->place(0), " has no latents, which this method trains on. ",
                              first.trajectory.defined()
-                                 ? "Rows of trajectories are for method ode"
+                                 ? "Rows of trajectories are for method ode, and for method "
+                                   "distill with method.regression_weight"
                                  : "Rows of text alone are for method distill with rollout_mode "
                                    "simulate"));
     }

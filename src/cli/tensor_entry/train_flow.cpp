@@ -126,7 +126,7 @@ Previews previews_of(const Recipe& recipe, const training::Method& method) {
 namespace {
 
 Content content_of(const config::Method& method) {
-  if (method.kind == config::MethodKind::kOde) {
+  if (config::reads_trajectories(method)) {
     return Content::kTrajectory;
   }
   return method.kind == config::MethodKind::kDistill &&

@@ -105,6 +105,7 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
           .non_finite = method.nan_policy == config::NanPolicy::kZero
                             ? training::dmd::NonFinite::kZero
                             : training::dmd::NonFinite::kStop,
+          .regression_weight = method.regression_weight,
           .latent_shape = data.latent_shape,
           .keeps_preview = recipe.training.tracker.log_visualization,
           .state = state_type(recipe)});

@@ -51,7 +51,8 @@ layout::DistillPlan plan_of(const config::Method& method) {
   const auto num_steps = static_cast<double>(method.dmd_denoising_steps.size());
   return {.earlier_forwards = simulates ? (num_steps - 1) / 2 : 0,
           .teacher_forwards = method.real_score_guidance_scale == 1 ? 1 : 2,
-          .update_interval = method.generator_update_interval};
+          .update_interval = method.generator_update_interval,
+          .regresses = config::reads_trajectories(method)};
 }
 
 }  // namespace

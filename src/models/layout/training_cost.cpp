@@ -138,8 +138,8 @@ DistillWork distill_work(const PassWork& student,
   DistillWork work;
   const double earlier = plan.earlier_forwards * student.forward;
   work.critic = earlier + student.forward + critic.total();
-  work.student =
-      earlier + student.total() + critic.forward + real(plan.teacher_forwards) * teacher.forward;
+  work.student = earlier + (plan.regresses ? 2 : 1) * student.total() + critic.forward +
+                 real(plan.teacher_forwards) * teacher.forward;
   work.mean = work.critic + work.student / real(plan.update_interval);
   return work;
 }

@@ -89,13 +89,14 @@ double pass_memory(const WanDitConfig& config,
 // One iteration of distribution matching, a video.
 struct DistillWork {
   double critic = 0;   // every iteration: student sample, critic pass
-  double student = 0;  // every n-th besides: student pass, critic and teacher forwards
+  double student = 0;  // every n-th besides: student passes, critic and teacher forwards
   double mean = 0;     // critic + student / n
 };
 struct DistillPlan {
   double earlier_forwards = 0;   // of the student before the one that counts: simulate mode
   int64_t teacher_forwards = 2;  // 1 without guidance
   int64_t update_interval = 5;
+  bool regresses = false;  // a second pass of the student, on a teacher's trajectory
 };
 DistillWork distill_work(const PassWork& student,
                          const PassWork& teacher,

@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/text.h"
 #include "diffusion/sample_noise.h"
+#include "training/ode_regression.h"
 #include "training/phase_clock.h"
 
 namespace fastwan::training::dmd {
@@ -129,6 +130,11 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   clock.enter("student_backward");
   // The gradient of surrogate_loss, without its rounding of x^ - (x^ - g).
   with_graph.backward(g * (share / static_cast<double>(g.numel())));
+  Metrics metrics;
+  if (options_.regression_weight > 0) {
+    clock.enter("regression");
+    metrics = regress(step, batch, share);
+  }
 
   if (options_.keeps_preview) {
     preview_ = {.sample = sample, .noisy = noisy, .x_fake = scores.x_fake, .x_real = scores.x_real};
@@ -151,7 +157,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   for (const double square : row(0)) {
     root_mean_square.push_back(std::sqrt(square));
   }
-  Metrics metrics = clock.seconds();
+  metrics.merge(clock.seconds());
   metrics.merge(Metrics{{"train_generator_loss", 0.5 * mean_of(row(0))},
                         {"generator_timestep", mean_of(to_vector(1000.0 * in.sigma))},
                         {"dmd_timestep", mean_of(timesteps)},
@@ -162,6 +168,18 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
   add_by_timestep(metrics, "dmd_gradient_norm", root_mean_square, timesteps);
   add_sparsity(metrics, roles_.student, options_.ramp, step);
   return metrics;
+}
+
+Metrics Distill::regress(int64_t step, const MicroBatch& batch, double share) {
+  const TrajectoryDraw drawn = draw_states(
+      batch, {.seed = options_.seed, .stream = Stream::kStudentRegression, .step = step},
+      options_.state);
+  const c10::AutoGradMode with_gradient(true);
+  const at::Tensor loss = regression_loss(roles_.student.velocity, drawn, batch.text);  // [b]
+  (loss.mean() * (options_.regression_weight * share)).backward();
+  const std::vector<double> losses = to_vector(loss), timesteps = to_vector(1000.0 * drawn.sigma);
+  check_finite({.what = "the regression loss", .step = step}, losses, timesteps, batch.slots);
+  return {{"train_regression_loss", mean_of(losses)}, {"regression_timestep", mean_of(timesteps)}};
 }
 
 Metrics Distill::update_critic(int64_t step, const MicroBatch& batch, double share) {

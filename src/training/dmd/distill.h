@@ -1,7 +1,9 @@
 // Sparse distillation as a training method: student and critic take turns against a frozen teacher.
 //
 // An iteration updates the student where it is its turn, then always the critic, which samples from
-// the student as it is then.
+// the student as it is then. Beside the distributions' difference the student's loss may hold the
+// regression of ode_regression.h, as in DMD's first form (Yin et al., "One-step diffusion with
+// distribution matching distillation", 2024): it keeps what the difference alone lets collapse.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +43,7 @@ struct DistillOptions {
   int64_t critic_warmup = 0;                    // first iterations without one
   SparsityRamp ramp{.sparsity = 0, .rate = 0};  // of the student, where it sets sparsity
   NonFinite non_finite = NonFinite::kStop;
+  double regression_weight = 0;       // above 0: batches hold trajectories
   std::vector<int64_t> latent_shape;  // [C, T, H, W]; where batches are text alone
   bool keeps_preview = false;
   at::ScalarType state = at::kFloat;  // of samples, scores and losses; fp64 to check gradients
@@ -64,7 +67,8 @@ class Distill final : public Method {
 
   // Metrics of the student  train_generator_loss (1/2 mean g^2), generator_timestep, dmd_timestep,
   //   dmd_distance (d), dmd_gradient_norm and dmd_gradient_norm/t_00..t_11 (root mean square of g),
-  //   dmd_cosine (between x_F - x^ and x_R - x^), dmd_non_finite, vsa_sparsity
+  //   dmd_cosine (between x_F - x^ and x_R - x^), dmd_non_finite, vsa_sparsity,
+  //   train_regression_loss and regression_timestep where it is weighed in
   // of the critic  train_fake_score_loss and train_fake_score_loss/t_00..t_11, fake_score_timestep
   Metrics accumulate(const std::string& network,
                      int64_t step,
@@ -80,6 +84,7 @@ class Distill final : public Method {
 
  private:
   Metrics update_student(int64_t step, const MicroBatch& batch, double share);
+  Metrics regress(int64_t step, const MicroBatch& batch, double share);
   Metrics update_critic(int64_t step, const MicroBatch& batch, double share);
   StudentInput student_input(const SampleKey& key, const MicroBatch& batch) const;
   at::Tensor like(const MicroBatch& batch) const;
