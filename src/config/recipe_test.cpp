@@ -476,13 +476,16 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
             shipped("tiny-shapes/vsa").training.checkpoint.export_path);
   EXPECT_EQ(ode.method.dmd_denoising_steps,
             shipped("tiny-shapes/distill").method.dmd_denoising_steps);
-  for (const char* name : {"distill", "distill-data", "ablation-none", "ablation-no-gate",
-                           "ablation-sparsity-0.9", "ablation-ratio-1", "ablation-no-guidance"}) {
+  for (const char* name :
+       {"distill", "distill-data", "ablation-none", "ablation-no-gate", "ablation-sparsity-0.9",
+        "ablation-ratio-1", "ablation-no-guidance", "ablation-regression"}) {
     const Recipe sparse = shipped(std::string("tiny-shapes/") + name);
     EXPECT_EQ(sparse.models.at("student").init_from, ode.training.checkpoint.export_path) << name;
     EXPECT_EQ(sparse.models.at("teacher").init_from, teacher.training.checkpoint.export_path)
         << name;
   }
+  EXPECT_EQ(shipped("tiny-shapes/ablation-no-ode").models.at("student").init_from,
+            ode.models.at("student").init_from);
   const Recipe distill = shipped("tiny-shapes/distill");
   EXPECT_EQ(distill.method.k_block, 64);
   EXPECT_EQ(distill.training.optimizer.betas[0], 0);
