@@ -319,3 +319,53 @@ def test_the_whole_chain(tmp_path):
     made = subprocess.run([str(binary()), "generate", "-m", "model/teacher", "-p", "a small red circle", "-o", "teacher.mp4"],
                           cwd=tmp_path, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
+
+
+PROGRAM = """#!{python}
+# Trains nothing: exports are empty, the evaluation says what `verdicts` holds.
+import json, pathlib, sys
+words = sys.argv[1:]
+if words[0] == "train" and "--print-recipe" not in words:
+    stage = pathlib.Path(words[words.index("--config") + 1]).stem
+    for part in (".", "text_encoder", "vae", "transformer"):
+        (pathlib.Path("runs/tiny-shapes") / stage / "export" / part).mkdir(parents=True, exist_ok=True)
+if words[:2] == ["preprocess", "synth"]:
+    (pathlib.Path(words[words.index("--out") + 1]) / "combined_parquet_dataset").mkdir(parents=True)
+if words[:2] == ["eval", "experiment"]:
+    names = words[words.index("--rows") + 1].split(",") if "--rows" in words else []
+    with open("asked", "a") as asked:
+        asked.write(",".join(names) + "\\n")
+    condition = dict(figure="a.b", value=0.5, comparison="at least", bound=0.9, holds=False)
+    gates = [dict(id=name, quantity="quantity of " + name, kind=kind, verdict=verdict, conditions=[condition])
+             for name, (kind, verdict) in json.loads(pathlib.Path("verdicts").read_text()).items()]
+    rows = [dict(name=name, status="done", seen=dict(all_correct=dict(value=0.5))) for name in names]
+    pathlib.Path("runs/tiny-shapes/evaluation").mkdir(exist_ok=True)
+    pathlib.Path("runs/tiny-shapes/evaluation/report.json").write_text(json.dumps(dict(rows=rows, gates=gates)))
+"""
+
+
+def test_a_gate_that_fails_stops_what_comes_after_it(tmp_path):
+    program = tmp_path / "program"
+    program.write_text(PROGRAM.format(python=sys.executable))
+    program.chmod(0o755)
+
+    def whole(*words, **verdicts):
+        (tmp_path / "verdicts").write_text(json.dumps({"Q1": ("fail", "pass"), "Q4": ("fail", "pass"), **verdicts}))
+        (tmp_path / "asked").write_text("")
+        run = subprocess.run([sys.executable, str(TOOL), "--device", "cpu", "--work", str(tmp_path), *words], capture_output=True,
+                             text=True, env={**os.environ, "FASTWAN_BIN": str(program)})
+        return run, (tmp_path / "asked").read_text().splitlines()
+
+    first, asked = whole(Q4=("fail", "fail"), Q6=("fail", "fail"))
+    assert first.returncode == 3, first
+    assert "error[gate]: Q4, quantity of Q4: a.b is 0.5, wanted at least 0.9" in first.stderr and "--past-gates" in first.stderr
+    assert "Q6" not in first.stderr, "read behind distill alone"
+    assert asked == ["real,vae", "teacher"] and not (tmp_path / "runs/tiny-shapes/vsa").exists()
+
+    again, asked = whole(Q4=("fail", "fail"))  # a finished stage is held to its gates too
+    assert again.returncode == 3 and asked == ["real,vae", "teacher"] and "teacher" in again.stdout
+    alone, asked = whole("--stage", "vsa", Q4=("fail", "fail"))  # a stage by name is meant
+    assert alone.returncode == 0 and asked == [], alone
+    on, asked = whole("--past-gates", Q4=("fail", "fail"), Q5=("report", "fail"))
+    assert on.returncode == 0 and "error[gate]: Q4" in on.stderr and "Q5" not in on.stderr, on
+    assert len(asked) == 4 and asked[2].endswith(",student") and asked[3] == "", "distill's gates, then the whole evaluation"
