@@ -71,7 +71,7 @@ struct RunState {
   int64_t world = 1;
   // Versions, device, threads: what decides bits besides config and data. A change is told.
   std::map<std::string, std::string> environment;
-  std::map<std::string, std::string> frozen;     // role -> digest of its weights
+  std::map<std::string, std::string> frozen;     // role -> digests of its weights
   std::map<std::string, std::string> snapshots;  // key of a cached hub id -> commit it meant
   std::string parent;                            // the checkpoint this run resumed from
 };
@@ -188,8 +188,9 @@ std::optional<Checkpoint> find_checkpoint(const Path& run,
 std::vector<int64_t> checkpoint_steps(const Path& run);
 Path checkpoint_folder(const Path& run, int64_t step);
 
-// Moves checkpoints later than `step` out of the way (checkpoint-<n>.superseded-<k>): a run that
-// went on from an earlier one must not find them after its next stop.
+// Moves checkpoints later than `step` (-1: all) out of the way (checkpoint-<n>.superseded-<k>): a
+// run that went on from an earlier one must not find them after its next stop, and retention must
+// not keep them instead of the run's own.
 void set_later_checkpoints_aside(const Path& run,
                                  int64_t step,
                                  const std::function<void(const std::string&)>& on_note);

@@ -132,6 +132,11 @@ Checkpoint Checkpoint::open(const Path& folder) {
   if (!std::filesystem::is_directory(folder)) {
     throw_io_error(ENOENT, folder, "open");
   }
+  if (const std::vector<int64_t> steps = checkpoint_steps(folder);
+      !steps.empty() && !std::filesystem::exists(folder / kManifestName)) {
+    refuse(folder, str("is a run, not one of its checkpoints. Name one, such as ",
+                       checkpoint_folder(folder, steps.front()).string()));
+  }
   Manifest manifest;
   try {
     manifest = read_manifest(folder);
@@ -261,9 +266,11 @@ at::Tensor Checkpoint::tensor(const UnitTable& unit,
 ResumeChoice read_resume_choice(const std::string& text) {
   static const std::map<std::string, Resume> kWords = {
       {"auto", Resume::kAuto}, {"latest", Resume::kLatest}, {"none", Resume::kNone}};
-  const auto word = kWords.find(text);
-  return word != kWords.end() ? ResumeChoice{.mode = word->second}
-                              : ResumeChoice{.mode = Resume::kPath, .path = text};
+  if (const auto word = kWords.find(text); word != kWords.end()) {
+    return {.mode = word->second};
+  }
+  const Path path = text;
+  return {.mode = Resume::kPath, .path = path.has_filename() ? path : path.parent_path()};
 }
 
 std::optional<Checkpoint> find_checkpoint(const Path& run,
@@ -329,8 +336,8 @@ void set_later_checkpoints_aside(const Path& run,
       aside += str(".superseded-", number);
     }
     rename_durably(folder, aside);
-    on_note(str("the run goes on from step ", step, ": ", folder.string(), " is now ",
-                aside.filename().string()));
+    on_note(str(step < 0 ? "the run starts afresh" : str("the run goes on from step ", step), ": ",
+                folder.string(), " is now ", aside.filename().string()));
   }
 }
 

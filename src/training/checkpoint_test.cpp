@@ -408,6 +408,15 @@ TEST(SetAside, LaterCheckpointsAreNoLongerFound) {
   EXPECT_TRUE(holds_step(Checkpoint::open(run.where() / "checkpoint-3.superseded-1"), 3));
 }
 
+TEST(Resume, AFolderOfARunIsToldFromItsCheckpoints) {
+  TempFolder run;
+  save_toy(run.where(), 3);
+  const auto [code, message] = failure_of([&] { Checkpoint::open(run.where()); });
+  EXPECT_EQ(code, Code::kBadCheckpoint);
+  EXPECT_NE(message.find((run.where() / "checkpoint-3").string()), std::string::npos) << message;
+  EXPECT_EQ(read_resume_choice("run/checkpoint-3/").path, Path("run/checkpoint-3"));
+}
+
 TEST(RunLock, ASecondOwnerIsRefusedByName) {
   TempFolder folder;
   const Path run = folder.where() / "runs" / "a";

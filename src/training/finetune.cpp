@@ -20,10 +20,7 @@ Finetune::Finetune(Role student, FinetuneOptions options, std::optional<Role> lo
     throw InvalidInput(Code::kBadConfig,
                        "finetune: a boundary ratio goes with a second expert, and only with one");
   }
-  ramp_sparsity(student_, options_.ramp, 1);
-  if (low_noise_) {
-    ramp_sparsity(*low_noise_, options_.ramp, 1);
-  }
+  Finetune::settle(1);
 }
 
 std::vector<std::string> Finetune::updates(int64_t step) const {
@@ -66,6 +63,13 @@ Metrics Finetune::accumulate(const std::string& network,
   add_by_timestep(metrics, "train_loss", losses, timesteps);
   add_sparsity(metrics, role, options_.ramp, step);
   return metrics;
+}
+
+void Finetune::settle(int64_t step) {
+  ramp_sparsity(student_, options_.ramp, step);
+  if (low_noise_) {
+    ramp_sparsity(*low_noise_, options_.ramp, step);
+  }
 }
 
 std::map<std::string, Trained> Finetune::networks() {

@@ -42,6 +42,7 @@ class Finetune final : public Method {
                      int64_t step,
                      const MicroBatch& batch,
                      double share) override;
+  void settle(int64_t step) override;
   std::map<std::string, Trained> networks() override;
 
  private:

@@ -64,6 +64,10 @@ class Method {
                              const MicroBatch& batch,
                              double share) = 0;
 
+  // Networks as iteration `step` left them in all that is not weights, such as a ramped sparsity:
+  // for who looks at them after a resume.
+  virtual void settle(int64_t /*step*/) {}
+
   // All networks that it trains.
   virtual std::map<std::string, Trained> networks() = 0;
 };

@@ -138,13 +138,17 @@ AppendFile::~AppendFile() {
 }
 
 void AppendFile::append(std::string_view bytes) {
+  const ::off_t size = ::lseek(descriptor_, 0, SEEK_END);
   while (!bytes.empty()) {
     const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) {
       continue;
     }
     if (written < 0) {
-      throw_io_error(errno, file_, "write");
+      const int reason = errno;
+      // Half a row would make one of it and the next; where it cannot be cut, reading cuts there.
+      [[maybe_unused]] const int cut = ::ftruncate(descriptor_, size);
+      throw_io_error(reason, file_, "write");
     }
     bytes.remove_prefix(static_cast<std::size_t>(written));
   }

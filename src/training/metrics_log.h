@@ -20,7 +20,7 @@ namespace fastwan::training {
 
 using Metrics = std::map<std::string, double>;
 
-// A file that is only appended to; each append is one write.
+// A file that is only appended to; each append is one write, and one that fails leaves nothing.
 class AppendFile {
  public:
   explicit AppendFile(Path file);

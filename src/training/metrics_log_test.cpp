@@ -1,10 +1,12 @@
 #include "training/metrics_log.h"
 
 #include <cmath>
+#include <csignal>
 #include <fstream>
 #include <limits>
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -38,6 +40,26 @@ TEST(MetricsLog, NumbersReadBackAsTheSameBits) {
   EXPECT_EQ(first.at("train_loss").get<double>(), awkward);
   EXPECT_EQ(first.at("grad_norm").get<double>(), tiny);
   EXPECT_TRUE(parse_json(lines[1], "line 2").at("train_loss").is_null());
+}
+
+// A file that may not grow takes the first bytes of a row and then no more, as a full disk does.
+TEST(AppendFile, ARowThatDoesNotFitLeavesNothingOfItself) {
+  TempFolder folder;
+  const Path file = folder.where() / "rows";
+  AppendFile rows(file);
+  rows.append("first row\n");
+  struct rlimit before {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  struct rlimit tight = before;
+  tight.rlim_cur = 14;
+  const auto old = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &tight), 0);
+  EXPECT_THROW(rows.append("second row\n"), IoError);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, old);
+  EXPECT_EQ(read_file(file), "first row\n");
+  rows.append("third row\n");
+  EXPECT_EQ(read_file(file), "first row\nthird row\n");
 }
 
 TEST(MetricsTable, ALineANumberAndAResumeCutsWhatItWillWriteAgain) {

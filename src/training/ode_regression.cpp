@@ -37,7 +37,7 @@ at::Tensor regression_loss(const Velocity& student,
 
 OdeRegression::OdeRegression(Role student, const OdeRegressionOptions& options)
     : options_(options), student_(std::move(student)) {
-  ramp_sparsity(student_, options_.ramp, 1);
+  OdeRegression::settle(1);
 }
 
 std::vector<std::string> OdeRegression::updates(int64_t) const {
@@ -64,6 +64,10 @@ Metrics OdeRegression::accumulate(const std::string&,
   add_by_timestep(metrics, "train_loss", losses, timesteps);
   add_sparsity(metrics, student_, options_.ramp, step);
   return metrics;
+}
+
+void OdeRegression::settle(int64_t step) {
+  ramp_sparsity(student_, options_.ramp, step);
 }
 
 std::map<std::string, Trained> OdeRegression::networks() {

@@ -57,6 +57,7 @@ class OdeRegression final : public Method {
                      int64_t step,
                      const MicroBatch& batch,
                      double share) override;
+  void settle(int64_t step) override;
   std::map<std::string, Trained> networks() override;
 
  private:

@@ -116,6 +116,12 @@ int64_t peak_memory_bytes(at::Device gpu) {
       .peak;
 }
 
+// A disk that is full or does not answer; another time it may.
+bool is_of_disk(const IoError& error) {
+  return error.code() == Code::kDiskFull || error.code() == Code::kWriteFailed ||
+         error.code() == Code::kReadFailed;
+}
+
 // The first loss that is NaN or infinite; other figures may be undefined (the cosine of nothing).
 const std::string* first_non_finite(const Metrics& metrics) {
   for (const auto& [name, value] : metrics) {
@@ -194,6 +200,8 @@ struct Trainer::Impl {
   TrainerHooks hooks;
   std::vector<Role> roles;
   int64_t step = 0;
+  int64_t saved_step = -1;     // of the last checkpoint; -1: none
+  bool loses_metrics = false;  // the last row was not written
   std::string parent;
   Path last_checkpoint;
   Clock::time_point start = Clock::now();
@@ -328,13 +336,18 @@ struct Trainer::Impl {
 
   // A disk that is full or hiccups: the state stays in memory and the save is tried again.
   void save() {
+    write_checkpoint_patiently();
+    saved_step = step;
+    hooks.on_note(str("saved ", last_checkpoint.string()));
+  }
+
+  void write_checkpoint_patiently() {
     for (const int64_t pause_ms : options.retry_ms) {
       try {
         write_checkpoint();
         return;
       } catch (const IoError& error) {
-        if (error.code() != Code::kDiskFull && error.code() != Code::kWriteFailed &&
-            error.code() != Code::kReadFailed) {
+        if (!is_of_disk(error)) {
           throw;
         }
         hooks.on_note(str("checkpoint of step ", step, " failed, trying again in ", pause_ms,
@@ -368,12 +381,15 @@ struct Trainer::Impl {
     const Path file =
         options.run / str("non_finite-", step + 1,
                           mesh.world->size() > 1 ? str("-rank-", mesh.world->rank()) : "", ".json");
-    write_durably(file, dump_json(dump));
+    std::string told = str(file.string(), " names the samples");
+    try {
+      write_durably(file, dump_json(dump));
+    } catch (const IoError& error) {  // must not hide why the run ends
+      told = str("the samples are not told: ", error.what());
+    }
     throw Failure(Code::kNonFinite,
                   str("step ", step + 1, ", ", network, ": ", reason, ". No weight was changed; ",
-                      file.string(),
-                      " names the samples. Try a lower learning rate, or go on from an earlier "
-                      "checkpoint"));
+                      told, ". Try a lower learning rate, or go on from an earlier checkpoint"));
   }
 
   // Throws on every rank when one says so.
@@ -429,14 +445,38 @@ struct Trainer::Impl {
     return metrics;
   }
 
-  Metrics iterate() {
-    const int64_t now = step + 1;
+  std::vector<Micro> next_micros() {
     std::vector<Micro> micros;
     for (int64_t i = 0; i < options.micro_batches; ++i) {
       Micro micro{.batch = loader.next()};
       micro.prepared = hooks.prepare(micro.batch);
       micros.push_back(std::move(micro));
     }
+    return micros;
+  }
+
+  // Of the next iteration. Data that cannot be read end the run, but it keeps what it has done.
+  std::vector<Micro> read_micros() {
+    const int64_t position = loader.position();
+    try {
+      return next_micros();
+    } catch (const std::exception& error) {
+      if (step > 0 && saved_step != step && mesh.world->size() == 1) {  // else the others wait
+        hooks.on_note(str("the data of step ", step + 1, " cannot be read: ", error.what()));
+        loader.seek(position);
+        try {
+          save();
+        } catch (const std::exception& second) {
+          hooks.on_note(str("step ", step, " is not saved: ", second.what()));
+        }
+      }
+      throw;
+    }
+  }
+
+  Metrics iterate() {
+    const int64_t now = step + 1;
+    const std::vector<Micro> micros = read_micros();
     Metrics metrics;
     for (const std::string& name : method.updates(now)) {
       for (const auto& [key, value] : update(role(name), micros, now)) {
@@ -486,16 +526,31 @@ struct Trainer::Impl {
     write_metrics(metrics);
   }
 
+  // A row for which there is no room is left out: the weights are worth more.
   void write_metrics(const Metrics& metrics) {
+    std::optional<std::string> fault;
+    const auto attempt = [&fault](const auto& write) {
+      try {
+        write();
+      } catch (const IoError& error) {
+        fault = error.what();
+      }
+    };
     if (log) {
-      log->write(step, metrics);
+      attempt([&] { log->write(step, metrics); });
     }
     if (table) {
-      table->write(step, metrics);
+      attempt([&] { table->write(step, metrics); });
     }
     if (events) {
-      events->write(step, wall_time(), metrics);
+      attempt([&] { events->write(step, wall_time(), metrics); });
     }
+    if (fault && !loses_metrics) {
+      hooks.on_note(str("metrics from step ", step, " on are lost: ", *fault, ". The run goes on"));
+    } else if (!fault && loses_metrics) {
+      hooks.on_note(str("metrics are written again from step ", step, " on"));
+    }
+    loses_metrics = fault.has_value();
   }
 
   void open_logs() {
@@ -526,6 +581,33 @@ struct Trainer::Impl {
     }
   }
 
+  void export_if_wanted() {
+    if (!hooks.export_weights || !hooks.wants_export || !hooks.wants_export(step)) {
+      return;
+    }
+    try {
+      hooks.export_weights(step);
+    } catch (const Stopped&) {  // must_stop() hears of it too, and the state is saved
+    } catch (const IoError& error) {
+      if (!is_of_disk(error)) {
+        throw;
+      }
+      hooks.on_note(str("the weights of step ", step, " are not exported: ", error.what(),
+                        ". The run goes on"));
+    }
+  }
+
+  // What an earlier process was stopped before it could do after the iteration that it saved.
+  void make_up() {
+    method.settle(step);
+    if (hooks.has_validation && !hooks.has_validation(step)) {
+      validate_if_wanted();
+    }
+    if (hooks.has_export && !hooks.has_export(step)) {
+      export_if_wanted();
+    }
+  }
+
   void note_unless_empty(const std::string& note) const {
     if (!note.empty()) {
       hooks.on_note(note);
@@ -546,15 +628,21 @@ struct Trainer::Impl {
     if (const std::optional<Checkpoint>& found = from.checkpoint) {
       load(*found);
       hooks.on_note(str("resumed from ", found->folder().string(), ", step ", step));
-      if (is_first_rank()) {
-        set_later_checkpoints_aside(options.run, step, hooks.on_note);
+      if (step >= options.max_steps) {
+        hooks.on_note(
+            str("no iteration is left: training.loop.max_train_steps is ", options.max_steps));
       }
+      saved_step = step;
+    }
+    if (is_first_rank()) {  // a fresh run's too: retention would count what no run can read
+      set_later_checkpoints_aside(options.run, from.checkpoint ? step : -1, hooks.on_note);
     }
     mesh.world->barrier();
     open_logs();
-    int64_t saved_step = last_checkpoint.empty() ? -1 : step;
     if (step == 0) {
       validate_if_wanted();
+    } else {
+      make_up();
     }
     StepProfile profile(is_first_rank() ? options.profile : ProfileOptions{},
                         std::max<int64_t>(0, options.max_steps - step));
@@ -570,16 +658,12 @@ struct Trainer::Impl {
       const bool is_due = options.checkpoint_every > 0 && step % options.checkpoint_every == 0;
       if (is_due || stops || step == options.max_steps) {
         save();
-        saved_step = step;
-        hooks.on_note(str("saved ", last_checkpoint.string()));
       }
       if (stops) {
         return {.ended = Ended::kStopped, .step = step, .checkpoint = last_checkpoint};
       }
       validate_if_wanted();
-      if (hooks.export_weights && hooks.wants_export && hooks.wants_export(step)) {
-        hooks.export_weights(step);
-      }
+      export_if_wanted();
     }
     if (saved_step != step) {
       save();

@@ -86,9 +86,13 @@ struct TrainerHooks {
   // trains may change. Returned numbers are logged.
   std::function<bool(int64_t step)> wants_validation;
   std::function<Metrics(int64_t step)> validate;
-  // Weights of iteration `step` as files, wherever `wants_export` says so.
+  // Weights of iteration `step` as files, wherever `wants_export` says so. A full disk costs the
+  // files, not the run.
   std::function<bool(int64_t step)> wants_export;
   std::function<void(int64_t step)> export_weights;
+  // Whether those of iteration `step` are there: a process that goes on from it makes up what the
+  // one before was stopped or killed in. Empty: nothing is made up.
+  std::function<bool(int64_t step)> has_validation, has_export;
   std::stop_token stop;  // finish the iteration, commit, return
 };
 

@@ -180,6 +180,123 @@ TEST_F(Resumed, GoingOnFromAnEarlierCheckpointSetsLaterOnesAside) {
   expect_as_straight(run, "from checkpoint-2");
 }
 
+// Retention would count the damaged ones, and remove what the fresh run has just written.
+TEST_F(Resumed, AFreshRunAmongDamagedCheckpointsKeepsItsOwn) {
+  const Path run = folder_.where() / "run";
+  TrainerOptions options = toy_options(run, 8);
+  options.save.limit = 2;
+  run_toy(options);
+  ASSERT_EQ(checkpoint_steps(run), (std::vector<int64_t>{8, 6}));
+  for (const int64_t step : {6, 8}) {
+    const Path file = checkpoint_folder(run, step) / "state-0-0.safetensors";
+    std::string bytes = read_file(file);
+    bytes.back() ^= 1;
+    write_durably(file, bytes);
+  }
+  options.max_steps = 5;
+  EXPECT_EQ(run_toy(options).step, 5);
+  EXPECT_EQ(checkpoint_steps(run), (std::vector<int64_t>{5, 4}));
+  EXPECT_TRUE(std::filesystem::exists(run / "checkpoint-8.superseded-1"));
+  run_toy(toy_options(run));
+  expect_as_straight(run, "afresh among damaged checkpoints");
+}
+
+TEST_F(Resumed, DataThatCannotBeReadCostNoIteration) {
+  for (const int64_t micro : {0, 1}) {  // the first of an iteration, or the second
+    const Path run = folder_.where() / str("run-", micro);
+    TrainerOptions options = toy_options(run);
+    options.checkpoint_every = 0;
+    TrainerHooks hooks = toy_hooks();
+    int64_t prepared = 0;
+    hooks.prepare = [&](const data::Batch& batch) {
+      if (prepared++ == 2 * 5 + micro) {
+        throw InvalidInput(Code::kBadDataset, "row 3 is damaged");
+      }
+      return toy_hooks().prepare(batch);
+    };
+    EXPECT_THROW(run_toy(options, hooks), InvalidInput);
+    EXPECT_EQ(checkpoint_steps(run), (std::vector<int64_t>{5}));
+    EXPECT_EQ(run_toy(toy_options(run)).step, kSteps);
+    expect_as_straight(run, str("micro-batch ", micro));
+  }
+}
+
+TEST_F(Resumed, WhatAProcessWasStoppedInIsMadeUpByTheNext) {
+  const Path run = folder_.where() / "run";
+  std::set<int64_t> validated, exported;
+  TrainerHooks hooks = toy_hooks();
+  const auto every_third = [](int64_t step) { return step > 0 && step % 3 == 0; };
+  hooks.wants_validation = hooks.wants_export = every_third;
+  hooks.has_validation = [&](int64_t step) { return validated.contains(step); };
+  hooks.has_export = [&](int64_t step) { return exported.contains(step); };
+  hooks.validate = [&](int64_t step) -> Metrics {
+    EXPECT_TRUE(validated.insert(step).second) << step << " twice";
+    return {};
+  };
+  hooks.export_weights = [&](int64_t step) {
+    EXPECT_TRUE(exported.insert(step).second) << step << " twice";
+  };
+  const TrainerHooks whole = hooks;
+  TrainerHooks stopped = hooks;
+  std::stop_source stop;
+  stopped.stop = stop.get_token();
+  stopped.on_step = [&stop](int64_t step, const Metrics&) {
+    if (step == 3) {
+      stop.request_stop();
+    }
+  };
+  EXPECT_EQ(run_toy(toy_options(run), stopped).step, 3);
+  EXPECT_TRUE(validated.empty() && exported.empty());
+  hooks.export_weights = [&](int64_t step) {
+    exported.insert(step);
+    if (step == 6) {
+      exported.erase(step);
+      throw Stopped();  // what an export does that is asked to stop
+    }
+  };
+  run_toy(toy_options(run, 6), hooks);
+  EXPECT_EQ(validated, (std::set<int64_t>{3, 6}));
+  EXPECT_EQ(exported, (std::set<int64_t>{3}));
+  run_toy(toy_options(run), whole);
+  EXPECT_EQ(validated, (std::set<int64_t>{3, 6, 9}));
+  EXPECT_EQ(exported, (std::set<int64_t>{3, 6, 9}));
+  expect_as_straight(run, "with made-up steps");
+}
+
+// Whichever row it is that the disk has no room for.
+TEST_F(Resumed, ARowOfMetricsThatCannotBeWrittenCostsTheRowAlone) {
+  const auto once = [&](const Path& run, int64_t call, std::vector<std::string>& notes) {
+    TrainerOptions options = toy_options(run);
+    options.checkpoint_every = 0;
+    TrainerHooks hooks = toy_hooks();
+    hooks.on_note = [&notes](const std::string& line) { notes.push_back(line); };
+    return with_faults(
+        {.fault = call > 0 ? Fault::kFail : Fault::kNone, .call = call, .error = ENOSPC},
+        [&] { run_toy(options, hooks); });
+  };
+  std::vector<std::string> notes;
+  const int64_t calls = once(folder_.where() / "all", 0, notes);
+  int64_t rows_lost = 0;
+  for (int64_t call = 1; call <= calls; ++call) {
+    const Path run = folder_.where() / str("run-", call);
+    notes.clear();
+    try {
+      once(run, call, notes);
+    } catch (const IoError&) {
+      continue;  // at the start, or the one save
+    }
+    EXPECT_EQ(final_digest(run), final_digest(straight_)) << call;
+    if (std::any_of(notes.begin(), notes.end(), [](const std::string& line) {
+          return line.find("are lost: ") != std::string::npos;
+        })) {
+      ++rows_lost;
+      EXPECT_EQ(timeless_lines(run).size(), static_cast<std::size_t>(kSteps - 1)) << call;
+    }
+    std::filesystem::remove_all(run);
+  }
+  EXPECT_EQ(rows_lost, kSteps);
+}
+
 TEST_F(Resumed, ValidationChangesNothing) {
   const Path run = folder_.where() / "run";
   TrainerOptions options = toy_options(run);

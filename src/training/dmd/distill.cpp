@@ -50,7 +50,7 @@ Distill::Distill(DistillRoles roles, DistillOptions options)
   if (options_.rollout == Rollout::kData) {
     options_.steps.shared_slots = 1;  // every rank runs one forward whatever its step is
   }
-  ramp_sparsity(roles_.student, options_.ramp, 1);
+  Distill::settle(1);
 }
 
 std::vector<std::string> Distill::updates(int64_t step) const {
@@ -58,6 +58,10 @@ std::vector<std::string> Distill::updates(int64_t step) const {
     return {kStudent, kCritic};
   }
   return {kCritic};
+}
+
+void Distill::settle(int64_t step) {
+  ramp_sparsity(roles_.student, options_.ramp, step);
 }
 
 std::map<std::string, Trained> Distill::networks() {

@@ -74,6 +74,7 @@ class Distill final : public Method {
                      int64_t step,
                      const MicroBatch& batch,
                      double share) override;
+  void settle(int64_t step) override;
   std::map<std::string, Trained> networks() override;
 
   // Of the last student update, where it is kept; normalised latents.
