@@ -219,6 +219,11 @@ void fill(const Path& folder,
 
 constexpr const char* kMark = ".fastwan-export";
 
+// A hidden file that tells an export from a user's folder.
+void mark_as_export(const Path& folder) {
+  write_durably(folder / kMark, "Written by an export; a later one to this path replaces it.\n");
+}
+
 // As AtomicFile names the mark until it is whole: what a kill leaves of it.
 bool is_unfinished_mark(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
@@ -300,10 +305,6 @@ void check_export_target(const Path& to, std::span<const Path> in_use) {
   check_place(to);
 }
 
-void mark_as_export(const Path& folder) {
-  write_durably(folder / kMark, "Written by an export; a later one to this path replaces it.\n");
-}
-
 std::vector<ExportTensor> weights_of(const Checkpoint& checkpoint,
                                      const std::string& role,
                                      PieceKind kind) {
@@ -336,19 +337,10 @@ std::vector<ExportTensor> weights_of(const Units& units) {
   return weights;
 }
 
-void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions& options) {
-  if (!fs::is_regular_file(options.base / "model_index.json")) {
-    throw_io_error(ENOENT, options.base / "model_index.json", "open");
-  }
-  if (!options.replaces && fs::exists(options.to)) {
-    throw Failure(Code::kExists,
-                  str(options.to.string(), " exists. Choose another folder or remove it"));
-  }
-  const Path unfinished = unfinished_of(options.to);
-  check_replaceable(options.to);
+void replace_export(const Path& to, const std::function<void(const Path& unfinished)>& fill) {
+  const Path unfinished = unfinished_of(to);
+  check_replaceable(to);
   check_replaceable(unfinished);  // a killed export marked its own first
-  check_against_config(weights, options.component,
-                       options.base / options.component / "config.json");
   remove_export(unfinished);
   std::error_code error;
   fs::create_directories(unfinished, error);
@@ -357,14 +349,27 @@ void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions
   }
   mark_as_export(unfinished);
   try {
-    fill(unfinished, weights, options);
-    remove_export(options.to);
-    rename_durably(unfinished, options.to);
+    fill(unfinished);
+    remove_export(to);
+    rename_durably(unfinished, to);
   } catch (...) {
     std::error_code ignored;
     fs::remove_all(unfinished, ignored);
     throw;
   }
+}
+
+void export_folder(const std::vector<ExportTensor>& weights, const ExportOptions& options) {
+  if (!fs::is_regular_file(options.base / "model_index.json")) {
+    throw_io_error(ENOENT, options.base / "model_index.json", "open");
+  }
+  if (!options.replaces && fs::exists(options.to)) {
+    throw Failure(Code::kExists,
+                  str(options.to.string(), " exists. Choose another folder or remove it"));
+  }
+  check_against_config(weights, options.component,
+                       options.base / options.component / "config.json");
+  replace_export(options.to, [&](const Path& unfinished) { fill(unfinished, weights, options); });
 }
 
 }  // namespace fastwan::training

@@ -63,8 +63,9 @@ void check_export_base(const Path& base);
 // is a file, or a folder with something in it that no export wrote.
 void check_export_target(const Path& to, std::span<const Path> in_use);
 
-// A hidden file that tells an export from a user's folder.
-void mark_as_export(const Path& folder);
+// What `fill` writes into the folder it is given takes the place of an earlier export at `to` when
+// it is whole. exists where `to` is something else.
+void replace_export(const Path& to, const std::function<void(const Path& unfinished)>& fill);
 
 // Written beside `to` and renamed when whole. exists; does_not_fit above limit_bytes; not_found
 // when the base lacks model_index.json; missing_weights when names or shapes are not those of its

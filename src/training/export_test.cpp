@@ -7,6 +7,7 @@
 #include "models/layout/model_folder.h"
 #include "models/layout/tensors.h"
 #include "training/fault_injection.h"
+#include "training/lora.h"
 
 namespace fastwan::training {
 namespace {
@@ -66,6 +67,19 @@ TEST(Export, KilledAtAnyCallItIsWrittenByTheNext) {
     EXPECT_EQ(weights_in(to), weights_in(newer)) << call;
     EXPECT_FALSE(fs::exists(folder.where() / "out.tmp")) << call;
   }
+}
+
+// Adapters in the place of a whole model: none of its files stays beside them.
+TEST(Export, WhatAnEarlierExportHeldIsGone) {
+  TempFolder folder;
+  const Path to = folder.where() / "out";
+  export_value(1, to);
+  save_lora(to, {.tensors = {{.name = "a.lora_A.weight", .tensor = at::full({2, 2}, 1.0)}},
+                 .metadata = {}});
+  EXPECT_TRUE(fs::exists(to / "pytorch_lora_weights.safetensors"));
+  EXPECT_FALSE(fs::exists(to / "transformer"));
+  export_value(2, to);
+  EXPECT_FALSE(fs::exists(to / "pytorch_lora_weights.safetensors"));
 }
 
 // The other side: a file of someone's is no leaving of a kill.

@@ -102,9 +102,10 @@ LoraExport export_lora(const std::vector<models::NamedTensor>& trained,
 }
 
 void save_lora(const Path& to, const LoraExport& lora) {
-  std::filesystem::create_directories(to);
-  mark_as_export(to);
-  models::save_tensors(to / "pytorch_lora_weights.safetensors", lora.tensors, lora.metadata);
+  replace_export(to, [&lora](const Path& unfinished) {
+    models::save_tensors(unfinished / "pytorch_lora_weights.safetensors", lora.tensors,
+                         lora.metadata);
+  });
 }
 
 }  // namespace fastwan::training

@@ -41,7 +41,7 @@ struct LoraExport {
 LoraExport export_lora(Network& network, const LoraOptions& options);
 // The same of trained weights that a checkpoint holds.
 LoraExport export_lora(const std::vector<models::NamedTensor>& trained, const LoraOptions& options);
-// <to>/pytorch_lora_weights.safetensors, as diffusers names it.
+// <to>/pytorch_lora_weights.safetensors, as diffusers names it, in the place of an earlier export.
 void save_lora(const Path& to, const LoraExport& lora);
 
 }  // namespace fastwan::training

@@ -274,9 +274,9 @@ void export_shapes(const ShapesExport& to, std::vector<training::ExportTensor> w
     default: {
       models::ShapeFeatures exported;
       copy_values(weights, exported);
-      std::filesystem::create_directories(options.to);
-      training::mark_as_export(options.to);
-      models::save_shape_features(options.to / kFeaturesFile, exported);
+      training::replace_export(options.to, [&exported](const Path& unfinished) {
+        models::save_shape_features(unfinished / kFeaturesFile, exported);
+      });
       return;
     }
   }
