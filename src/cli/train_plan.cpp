@@ -210,15 +210,20 @@ Network wan_network(const Recipe& recipe,
                     const layout::TokenGrid& grid) {
   Network out;
   out.plan = {.role = role, .network = str(config.num_layers, " x ", config.width())};
+  const bool is_lora = model.lora.enable;
   out.units = layout::unit_parameters(config);
   out.plan.parameters = std::accumulate(out.units.begin(), out.units.end(), int64_t{0});
+  if (is_lora) {  // gates train whole beside the adapters, all else is frozen
+    layout::WanDitConfig frozen = config;
+    frozen.is_gated = false;
+    out.units = layout::unit_parameters(frozen);
+  }
   layout::AttentionMode mode;
   if (is_sparse(model)) {
     mode = {.topk = topk_of(recipe, grid), .uses_gates = config.is_gated};
     out.plan.topk = mode.topk;
   }
   const layout::RecomputedBlocks blocks = recomputed(recipe, model);
-  const bool is_lora = model.lora.enable;
   out.plan.trained =
       !model.trainable ? 0
       : is_lora        ? layout::lora_parameters(config, model.lora.rank, model.lora.target_modules)

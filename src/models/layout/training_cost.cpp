@@ -68,8 +68,10 @@ int64_t lora_parameters(const WanDitConfig& config,
                         const std::vector<std::string>& words) {
   int64_t of_block = 0;
   for (const LoraModule& module : lora_modules(config, words)) {
-    of_block += rank * (module.in + module.out);
+    of_block += module.name == kGateName ? 0 : rank * (module.in + module.out);
   }
+  const int64_t D = config.width();
+  of_block += config.is_gated ? D * D + D : 0;
   return config.num_layers * of_block;
 }
 

@@ -28,7 +28,8 @@ struct RecomputedBlocks {
 
 // Parameters of what is gathered, reduced and saved in one piece: root_in, the blocks, root_out.
 std::vector<int64_t> unit_parameters(const WanDitConfig& config);
-// Parameters of adapters of this rank on the layers that `words` name (lora_modules, tensors.h).
+// Parameters that train with adapters of this rank on the layers that `words` name (lora_modules,
+// tensors.h): the adapters, and the gates whole where the network has them.
 int64_t lora_parameters(const WanDitConfig& config,
                         int64_t rank,
                         const std::vector<std::string>& words = {});
