@@ -1,6 +1,7 @@
 // Texts to a complete recipe: read, translate, assign, resolve, check.
 #include <algorithm>
 #include <set>
+#include <type_traits>
 
 #include "base/check.h"
 #include "base/text.h"
@@ -22,6 +23,22 @@ std::string place(const std::string& origin, const std::string& key, const YamlV
   return value.line > 0 ? str(origin, ":", value.line, ":", value.column, ": ", key) : "--" + key;
 }
 
+template <class T>
+constexpr bool is_list(const T&) {
+  return std::is_same_v<T, std::vector<int64_t>> || std::is_same_v<T, std::vector<std::string>> ||
+         std::is_same_v<T, std::array<double, 2>>;
+}
+
+// [a, b], as in a file.
+std::vector<std::string> list_of(const std::string& text, const std::string& where) {
+  std::map<std::string, YamlValue> values = read_yaml("value: " + text, where);
+  const auto found = values.find("value");
+  if (found == values.end()) {
+    throw_bad_value(where, "a list of plain values", text);
+  }
+  return found->second.texts;
+}
+
 struct FromValues {
   const std::map<std::string, YamlValue>& values;
   const std::string& origin;
@@ -38,6 +55,9 @@ struct FromValues {
     used.insert(info.key);
     const YamlValue& given = found->second;
     std::vector<std::string> texts = given.texts;
+    if (is_list(value) && given.line == 0 && texts.size() == 1 && texts[0].starts_with('[')) {
+      texts = list_of(texts[0], place(origin, info.key, given));
+    }
     if (info.splits_commas && texts.size() == 1) {
       texts = split(texts[0], ',');
     }
@@ -105,6 +125,49 @@ void resolve_role(const std::string& role, RoleModel& model, const Training& tra
   }
 }
 
+// The first iteration that updates the student; past the last: none.
+int64_t first_student_update(const Method& m) {
+  return (m.critic_warmup / m.generator_update_interval + 1) * m.generator_update_interval;
+}
+
+// What is asked for and does not happen.
+void note_idle_settings(const Recipe& r, std::vector<std::string>& notes) {
+  const int64_t steps = r.training.loop.max_train_steps;
+  const Method& m = r.method;
+  if (r.training.checkpoint.embed_frozen) {
+    notes.emplace_back(
+        "training.checkpoint.embed_frozen has no effect: checkpoints tell frozen networks by path "
+        "and digest");
+  }
+  if (r.training.distributed.reduce_dtype == ReduceDtype::kBf16) {
+    notes.emplace_back(
+        "training.distributed.reduce_dtype bf16 has no effect: gradients are summed in the "
+        "masters' type");
+  }
+  if (m.boundary_ratio > 0) {
+    notes.emplace_back(
+        "method.boundary_ratio has no effect: one network is trained, not two experts");
+  }
+  if (r.callbacks.ema.decay > 0 && r.callbacks.ema.start_iter > steps && steps > 0) {
+    notes.push_back(str("callbacks.ema.start_iter ", r.callbacks.ema.start_iter,
+                        " is beyond training.loop.max_train_steps ", steps,
+                        ": there will be no average, the export is of the weights themselves"));
+  }
+  if (m.kind != MethodKind::kDistill) {
+    return;
+  }
+  if (first_student_update(m) > steps && steps > 0) {
+    notes.push_back(str("the student is first updated in iteration ", first_student_update(m),
+                        " and training.loop.max_train_steps is ", steps,
+                        ": it stays as it is. Check method.generator_update_interval and "
+                        "method.critic_warmup"));
+  }
+  if (m.real_score_guidance_scale == 1 && m.real_score_guidance_interval != Interval{0, 1}) {
+    notes.emplace_back(
+        "method.real_score_guidance_interval has no effect at real_score_guidance_scale 1");
+  }
+}
+
 // Fills in what depends on other values.
 void resolve(Recipe& r, std::vector<std::string>& notes) {
   Training& t = r.training;
@@ -146,6 +209,7 @@ void resolve(Recipe& r, std::vector<std::string>& notes) {
         "training.checkpoint.checkpoints_total_limit 1: two are kept, so that one "
         "is whole while the other is written");
   }
+  note_idle_settings(r, notes);
 }
 
 Recipe build(std::map<std::string, YamlValue> values,

@@ -171,6 +171,53 @@ TEST(Recipe, OverridesAreStrongerThanTheFile) {
   EXPECT_EQ(r.models.at("critic").flow_shift, 5);
 }
 
+TEST(Recipe, AListOnTheCommandLineMayStandInBrackets) {
+  const auto interval = [](const char* text) {
+    return parse(kDistill, {{"method.real_score_guidance_interval", text}})
+        .method.real_score_guidance_interval;
+  };
+  EXPECT_EQ(interval("[0.25, 0.75]"), (Interval{0.25, 0.75}));
+  EXPECT_EQ(interval("0.25,0.75"), (Interval{0.25, 0.75}));
+  const Recipe r = parse(kDistill, {{"method.dmd_denoising_steps", "[1000, 500]"},
+                                    {"callbacks.validation.prompts", "[\"a, b\", c]"},
+                                    {"pipeline.negative_prompt", "[bad]"}});
+  EXPECT_EQ(r.method.dmd_denoising_steps, (std::vector<int64_t>{1000, 500}));
+  EXPECT_EQ(r.callbacks.validation.prompts, (std::vector<std::string>{"a, b", "c"}));
+  EXPECT_EQ(r.pipeline.negative_prompt, "[bad]") << "a text is a text";
+  for (const char* wrong : {"[0.25, 0.75", "[{a: 1}]", "[0.25]"}) {
+    EXPECT_NE(refusal_of([&] { interval(wrong); }).code, "none") << wrong;
+  }
+}
+
+TEST(Recipe, WhatIsAskedForAndDoesNotHappenIsSaid) {
+  const auto notes_of = [](const std::vector<Override>& overrides) {
+    std::vector<std::string> notes;
+    parse_recipe(kDistill, "run.yaml", overrides, &notes);
+    return notes;
+  };
+  EXPECT_TRUE(notes_of({}).empty());
+  const std::vector<std::vector<Override>> idle = {
+      {{"training.checkpoint.embed_frozen", "true"}},
+      {{"training.distributed.reduce_dtype", "bf16"}},
+      {{"method.boundary_ratio", "0.875"}},
+      {{"callbacks.ema.decay", "0.9"}, {"callbacks.ema.start_iter", "4001"}},
+      {{"method.generator_update_interval", "4001"}},
+      {{"method.critic_warmup", "4000"}},
+      {{"method.real_score_guidance_scale", "1"},
+       {"method.real_score_guidance_interval", "0,0.5"}}};
+  for (const std::vector<Override>& overrides : idle) {
+    const std::vector<std::string> notes = notes_of(overrides);
+    ASSERT_EQ(notes.size(), 1u) << overrides.back().first;
+    EXPECT_NE(notes[0].find(overrides.back().first), std::string::npos) << notes[0];
+  }
+  // The other side of each boundary.
+  EXPECT_TRUE(notes_of({{"callbacks.ema.decay", "0.9"},
+                        {"callbacks.ema.start_iter", "4000"},
+                        {"method.generator_update_interval", "4000"}})
+                  .empty());
+  EXPECT_TRUE(notes_of({{"method.critic_warmup", "3999"}}).empty());
+}
+
 TEST(Recipe, MistakesAreNamedWithTheirPlace) {
   expect_refused(
       "models:\n  student: {init_from: m, trainible: true}\nmethod: {_target_: distill}\n", {},

@@ -32,7 +32,11 @@ class ParquetRows final : public RowSource {
     }
     digest_ = digest.hex();
     if (size_ == 0) {
-      throw InvalidInput(Code::kBadDataset, "the data set's files hold no rows");
+      std::vector<std::string> names;
+      for (const DataFolder& it : folders) {
+        names.push_back(it.folder.string());
+      }
+      throw InvalidInput(Code::kBadDataset, str(join_first(names, 10), ": the files hold no rows"));
     }
   }
 

@@ -235,7 +235,21 @@ void open_trajectories(const Recipe& recipe, const data::Example& first, TrainDa
   }
 }
 
-void open_rows(const Recipe& recipe, Content content, TrainData& out) {
+// Rows are of one size, whatever the recipe says; the plan and the work it names go by the recipe.
+void note_other_size(const TrainContext& context, const TrainData& data) {
+  const config::Data& wanted = context.recipe.training.data;
+  const int64_t scale = data.folder.vae_config.scale_factor_spatial;
+  const int64_t height = data.latent_shape[2] * scale, width = data.latent_shape[3] * scale;
+  if ((wanted.num_height > 0 && wanted.num_height != height) ||
+      (wanted.num_width > 0 && wanted.num_width != width)) {
+    context.on_note(str("the rows are of ", height, " x ", width,
+                        " pixels, training.data.num_height and num_width say ", wanted.num_height,
+                        " x ", wanted.num_width, ": trained is what the rows are"));
+  }
+}
+
+void open_rows(const TrainContext& context, Content content, TrainData& out) {
+  const Recipe& recipe = context.recipe;
   const config::Data& wanted = recipe.training.data;
   out.rows = data::open_row_source(wanted.data_path);
   out.num_rows = out.rows->size();
@@ -267,6 +281,9 @@ void open_rows(const Recipe& recipe, Content content, TrainData& out) {
   if (wanted.num_latent_t > 0) {
     out.latent_shape[1] = wanted.num_latent_t;
   }
+  if (first.latents.defined()) {
+    note_other_size(context, out);
+  }
 }
 
 }  // namespace
@@ -288,7 +305,7 @@ TrainData open_data(const TrainContext& context, Content content) {
     out.num_rows = clips.size();
     out.latent_shape = wanted_latent(wanted, out.folder);
   } else {
-    open_rows(recipe, content, out);
+    open_rows(context, content, out);
   }
   open_held_out(context, out);
   if (makes_clips(recipe) || !has_zero_text(recipe) ||
