@@ -171,16 +171,35 @@ config::TrainRun run_of(const Program& program,
   return run;
 }
 
+int stopped_status(int signal) {
+  return signal == SIGINT ? info(Code::kStopped).exit_status : kStoppedResumable;
+}
+
 // 0 done; 75 stopped, and the same command goes on; 130 by Ctrl-C, which also left a checkpoint.
-int exit_status(const config::TrainReport& report, int signal) {
+int exit_status(const config::TrainReport& report, const std::string& resume, int signal) {
   if (report.is_complete) {
     return 0;
   }
-  std::fputs(str("stopped after iteration ", report.step, ", ", report.checkpoint.string(),
-                 "; the same command goes on from there\n")
-                 .c_str(),
-             stderr);
-  return signal == SIGINT ? info(Code::kStopped).exit_status : kStoppedResumable;
+  const bool finds_it = resume == "auto" || resume == "latest";
+  std::fputs(
+      str("stopped after iteration ", report.step, ", ", report.checkpoint.string(),
+          "; the same command ", finds_it ? "" : "with --resume auto ", "goes on from there\n")
+          .c_str(),
+      stderr);
+  return stopped_status(signal);
+}
+
+// Where there is no iteration to finish: while it loads, and while it writes the last export.
+// nullopt: stopped, and said.
+std::optional<config::TrainReport> report_of(const TensorLibrary& library,
+                                             const TrainCall& call,
+                                             const std::string& resume) {
+  try {
+    return library.train(call);
+  } catch (const Stopped&) {
+    std::fputs(resume == "none" ? "stopped\n" : "stopped; the same command goes on\n", stderr);
+    return std::nullopt;
+  }
 }
 
 Json report_document(const config::TrainReport& report) {
@@ -208,17 +227,20 @@ int train(const Program& program, const config::Recipe& recipe, const TrainFlags
       .on_note = [&](const std::string& note) { progress.say("note: " + note); }};
   const Watch watch{.stop = signals.token(), .on_progress = {}};
   const TensorLibrary library(program);
-  const config::TrainReport report =
-      library.train({.recipe = recipe, .run = run, .listener = listener, .watch = watch});
+  const std::optional<config::TrainReport> report = report_of(
+      library, {.recipe = recipe, .run = run, .listener = listener, .watch = watch}, run.resume);
+  if (!report) {
+    return stopped_status(signals.first());
+  }
   if (flags.json) {
-    std::fputs((dump_json(report_document(report)) + "\n").c_str(), stdout);
+    std::fputs((dump_json(report_document(*report)) + "\n").c_str(), stdout);
   } else {
-    for (const Path& file : report.exports) {
+    for (const Path& file : report->exports) {
       std::fputs((file.string() + "\n").c_str(), stdout);
     }
   }
   std::fflush(stdout);
-  const int status = exit_status(report, signals.first());
+  const int status = exit_status(*report, run.resume, signals.first());
   if (!run.profile.empty()) {
     // CUPTI, once it has recorded, calls into the profiler while a process takes itself apart, and
     // may find it gone: everything is written, so this one ends without.
