@@ -960,6 +960,73 @@ def test_a_run_from_hub_ids_is_the_one_from_folders(fastwan, distilled, tmp_path
     assert gone.status == 4 and "hf download org/tiny --revision 1111aaaa" in gone.err, gone
 
 
+def test_a_teacher_that_was_trained_on_is_not_the_runs(fastwan, tmp_path):
+    teacher = tmp_path / "teacher"
+    shutil.copytree(MODEL, teacher)
+    write_recipe(tmp_path, DISTILL, steps=3, more_models=DISTILL["more_models"].replace(f"teacher: {{_target_: wan, init_from: {MODEL}",
+                                                                                        f"teacher: {{_target_: wan, init_from: {teacher}"))
+    assert train(fastwan, tmp_path).status == 0
+    more = "--training.loop.max_train_steps=4"
+    weights = next((teacher / "transformer").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1  # the same names and shapes
+    weights.write_bytes(data)
+    refused = train(fastwan, tmp_path, more)
+    assert refused.status == 8 and "frozen weights of teacher are others" in refused.err, refused
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    # An earlier program's checkpoint tells of names and shapes alone.
+    told = tmp_path / "run" / "checkpoint-3" / "manifest.json"
+    text = re.sub(r"\+[0-9a-f]{64}", "", told.read_text())
+    assert text != told.read_text()
+    digest = json.loads(text)["sha256"]
+    told.write_text(text.replace(digest, hashlib.sha256(text.replace(digest, "0" * 64).encode()).hexdigest()))
+    assert train(fastwan, tmp_path, more).status == 0
+
+
+def test_a_stop_while_it_loads_is_one_to_go_on_from(fastwan, tmp_path):
+    write_recipe(tmp_path, FINETUNE, steps=2)
+    words = [str(binary()), "train", "--config", "recipe.yaml", "--device", "cpu", "--threads", "1"]
+    many = "--training.data.shapes.count=30000"  # clips that are encoded before the first step: a minute
+    for asked, status in ((signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)):
+        process = subprocess.Popen([*words, many], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (tmp_path / "run" / ".lock").exists():
+            time.sleep(0.01)
+        process.send_signal(asked)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == status and "the same command goes on" in said, said
+        (tmp_path / "run" / ".lock").unlink()
+    assert train(fastwan, tmp_path).status == 0
+
+
+def test_a_validation_and_an_export_that_a_stop_cut_short_are_made_up(fastwan, finetuned, tmp_path):
+    shutil.copytree(finetuned / "run", tmp_path / "run")
+    write_recipe(tmp_path, FINETUNE, steps=STEPS)
+    wanted = ["--callbacks.validation.every_steps=20", f"--callbacks.validation.prompts={PROMPT}",
+              "--callbacks.validation.sampling_steps=2", "--training.checkpoint.weight_only_checkpointing_steps=20"]
+    made = train(fastwan, tmp_path, *wanted)
+    assert made.status == 0, made
+    listed = tmp_path / "run" / "validation" / f"step_{STEPS}" / "videos.json"
+    weights = tmp_path / "run" / f"weights-{STEPS}" / "transformer"
+    assert "no iteration is left" in made.err and listed.exists() and weights.exists(), made
+    assert [line["step"] for line in metrics(tmp_path)].count(STEPS) == 2, "the step's, and the validation's"
+    before = listed.stat().st_mtime_ns, weights.stat().st_mtime_ns
+    assert train(fastwan, tmp_path, *wanted).status == 0
+    assert (listed.stat().st_mtime_ns, weights.stat().st_mtime_ns) == before, "made once"
+    assert state_digests(tmp_path, STEPS) == state_digests(finetuned, STEPS)
+
+
+def test_the_plan_of_adapters_counts_what_the_checkpoint_holds(fastwan, tmp_path):
+    write_recipe(tmp_path, DISTILL, steps=1)
+    lora = [f"--models.{role}.lora.{setting}" for role in ("student", "critic") for setting in ("enable=true", "rank=2")]
+    plan = json.loads(fastwan("train", "--config", "recipe.yaml", "--dry-run", "--json", *lora, cwd=tmp_path).out)
+    assert train(fastwan, tmp_path, *lora).status == 0
+    held = {}
+    for unit in manifest(tmp_path, 1)["units"]:
+        held[unit["role"]] = held.get(unit["role"], 0) + unit["numel"]
+    assert held == {network["role"]: network["trained"] for network in plan["networks"] if network["trained"]}
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(fastwan, tmp_path):
     write_recipe(tmp_path, FINETUNE, steps=8)
     assert train(fastwan, tmp_path).status == 0

@@ -82,6 +82,12 @@ std::string origin_of(const Commits& commits, const std::string& key) {
   return found == commits.end() ? "a folder" : "snapshot " + found->second + " of the hub cache";
 }
 
+// Digests of frozen weights: "headers+samples"; of an earlier program's checkpoint headers alone.
+bool are_same_weights(const std::string& stored, const std::string& ours) {
+  return stored == ours || (!stored.empty() && stored.find('+') == std::string::npos &&
+                            ours.starts_with(stored + '+'));
+}
+
 // Refuses to go on with what is not the stored run, listing every difference. `ours` may have no
 // digest of the data yet.
 void check_same_run(const training::RunState& stored,
@@ -121,7 +127,8 @@ void check_same_run(const training::RunState& stored,
   }
   for (const auto& [role, digest] : stored.frozen) {
     const auto now = ours.frozen.find(role);
-    if ((now == ours.frozen.end() || now->second != digest) && !is_allowed("config")) {
+    if ((now == ours.frozen.end() || !are_same_weights(digest, now->second)) &&
+        !is_allowed("config")) {
       differences.push_back(str("the frozen weights of ", role, " are others"));
     }
   }
@@ -421,16 +428,19 @@ config::TrainReport train(const TrainCall& call) {
     return saving.weight_only_checkpointing_steps > 0 &&
            step % saving.weight_only_checkpointing_steps == 0;
   };
+  const auto weights_of = [&run](int64_t step) { return run / str("weights-", step); };
   hooks.export_weights = [&](int64_t step) {
-    const Path to = run / str("weights-", step);
+    const Path to = weights_of(step);
     write_export(to);
     report.exports.push_back(to);
   };
+  hooks.has_export = [&](int64_t step) { return std::filesystem::exists(weights_of(step)); };
   if (setup.validation) {
     hooks.wants_validation = [&](int64_t step) { return setup.validation->is_due(step); };
     hooks.validate = [&](int64_t step) {
       return setup.validation->make(step, running->ema(kStudent));
     };
+    hooks.has_validation = [&](int64_t step) { return setup.validation->is_made(step); };
   }
   training::Trainer trainer(*setup.method, loader, context.mesh, std::move(options),
                             std::move(hooks));

@@ -184,6 +184,14 @@ bool Validation::is_due(int64_t step) const {
   return step == 0 ? wanted.run_at_start : step % wanted.every_steps == 0;
 }
 
+bool Validation::is_made(int64_t step) const {
+  return std::filesystem::exists(list_of(step));
+}
+
+Path Validation::list_of(int64_t step) const {
+  return folder_ / str("step_", step) / "videos.json";
+}
+
 pipelines::VideoRequest Validation::request_of(int64_t step, const std::string& name) const {
   pipelines::VideoRequest request;
   if (context_.mesh.world->rank() == 0) {
@@ -287,9 +295,7 @@ void Validation::make_videos(int64_t step, Made& made) const {
     sampling->videos->release();
   }
   if (!made.videos.empty() && context_.mesh.world->rank() == 0) {
-    attempt(step, "videos.json", [&] {
-      write_durably(folder_ / str("step_", step) / "videos.json", dump_json(made.videos));
-    });
+    attempt(step, "videos.json", [&] { write_durably(list_of(step), dump_json(made.videos)); });
   }
   for (const auto& [figure, values] : made.statistics) {
     made.metrics["validation_video/" + figure] = training::mean_of(values);

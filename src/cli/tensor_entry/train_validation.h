@@ -61,6 +61,8 @@ class Validation {
   void lend(std::shared_ptr<training::Network> student, ValidationExtras extras);
 
   bool is_due(int64_t step) const;
+  // Whether its files are there, to the last one.
+  bool is_made(int64_t step) const;
 
   // Every rank calls it, for a network that is cut over ranks works on all; the first one writes.
   // Nothing that trains changes: `ema` (may be null) lends its average meanwhile where the recipe
@@ -87,6 +89,7 @@ class Validation {
   Watch watch() const;
   void make_one(const Sampling& sampling, int64_t step, std::size_t prompt, Made& made) const;
   void show_previews(int64_t step, Made& made) const;
+  Path list_of(int64_t step) const;  // of its videos; written behind them
   // Files of this name for the first rank, none for others.
   pipelines::VideoRequest request_of(int64_t step, const std::string& name) const;
 
