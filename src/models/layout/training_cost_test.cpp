@@ -162,6 +162,10 @@ TEST(TrainingCost, AnIterationOfThePublishedDistillations) {
     EXPECT_NEAR(work.critic / kTera, it.critic, it.critic * 2e-3) << it.what;
     EXPECT_NEAR(work.student / kTera, it.generator, it.generator * 2e-3) << it.what;
     EXPECT_NEAR(work.mean / kTera, it.mean, it.mean * 2e-3) << it.what;
+    const DistillWork regressing = distill_work(
+        student, score, score, {.earlier_forwards = it.earlier_forwards, .regresses = true});
+    EXPECT_EQ(regressing.critic, work.critic) << it.what;
+    EXPECT_NEAR(regressing.student - work.student, student.total(), 1e-6 * work.student) << it.what;
   }
 }
 
