@@ -105,17 +105,23 @@ std::vector<std::string> read_sources(
   return warnings;
 }
 
-bool has_gates(const Path& transformer) {
-  const std::vector<std::string> names = io::WeightFiles::open(transformer).names();
+bool has_gates(const Path& weights) {
+  const std::vector<std::string> names = io::WeightFiles::open(weights).names();
   return std::any_of(names.begin(), names.end(), [](const std::string& name) {
     return name.find(layout::kGateName) != std::string::npos;
   });
 }
 
-void find_gates(layout::ModelFolder& model) {
-  model.transformer_config.is_gated = has_gates(model.transformer);
+// Of the weights, or of adapters that were trained with gates. A LoRA file that is not there is
+// told later, with all other inputs.
+void find_gates(layout::ModelFolder& model, const std::vector<std::string>& loras) {
+  const bool from_loras = std::any_of(loras.begin(), loras.end(), [](const std::string& lora) {
+    const Path file = layout::read_lora_choice(lora).file;
+    return std::filesystem::exists(file) && has_gates(file);
+  });
+  model.transformer_config.is_gated = from_loras || has_gates(model.transformer);
   if (model.transformer_2) {
-    model.transformer_2_config->is_gated = has_gates(*model.transformer_2);
+    model.transformer_2_config->is_gated = from_loras || has_gates(*model.transformer_2);
   }
 }
 
@@ -130,7 +136,7 @@ layout::ModelFolder open_model(const config::Generate& settings) {
                                                              .vae = *settings.vae,
                                                              .text_encoder = *settings.text_encoder,
                                                              .tokenizer = *settings.tokenizer});
-  find_gates(model);
+  find_gates(model, *settings.lora);
   return model;
 }
 

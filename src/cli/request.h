@@ -21,8 +21,9 @@ std::vector<std::string> read_sources(
 // The model that --model-path names, with --transformer and its like in place; whether it is gated
 // is read from the weights' names.
 layout::ModelFolder open_model(const config::Generate& settings);
-// Sets is_gated of its transformers from their weights' names, which only the files know.
-void find_gates(layout::ModelFolder& model);
+// Sets is_gated of its transformers from the names in their weights, or in LoRA files that bring
+// gates, which only the files know.
+void find_gates(layout::ModelFolder& model, const std::vector<std::string>& loras = {});
 bool has_gates(const Path& transformer);
 config::ModelFacts facts_of(const layout::ModelFolder& model);
 // A note where a prompt has words beyond the vocabulary that the model's fastwan.json lists.

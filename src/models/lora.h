@@ -3,12 +3,15 @@
 //   W' = W + scale * (alpha / r * B A + diff)     bias' = bias + scale * diff_b
 //
 // summed in fp32 over all merged files and rounded once to the weight's type; alpha / r is 1 where
-// a file has no alpha. Key styles: models/layout/lora_keys.h, docs/lora.md.
+// a file has no alpha. Gates of sparse attention, which train whole beside adapters, stand in a
+// file under their own names: W' = W + scale * (gate - W). Key styles: models/layout/lora_keys.h,
+// docs/lora.md.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -30,13 +33,18 @@ class LoraMerge {
   std::vector<std::string> merge(const layout::LoraChoice& lora);
   void remove();  // all merges
 
+  // Whether any of the files holds gates, for a base that may have none. A file that is not there
+  // holds none.
+  static bool bring_gates(std::span<const std::string> loras);
+
  private:
   // What one file adds to one parameter.
   struct Update {
     std::optional<io::WeightFiles::Entry> down, up;  // A [r, in], B [out, r]
     std::optional<io::WeightFiles::Entry> diff;      // as the parameter
+    std::optional<io::WeightFiles::Entry> whole;     // the parameter itself
     double factor = 1.0;                             // scale * alpha / r, of B A
-    double scale = 1.0;                              // of diff
+    double scale = 1.0;                              // of diff and whole
   };
   using Updates = std::map<std::string, Update>;  // by parameter name
   struct Loaded {

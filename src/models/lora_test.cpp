@@ -185,6 +185,41 @@ TEST_F(Lora, AddsFullDifferencesToWeightsAndNorms) {
   }
 }
 
+// What training with adapters and sparse attention exports.
+TEST_F(Lora, GatesTakeThePlaceOfTheBases) {
+  const layout::WanDitConfig config = [] {
+    layout::WanDitConfig gated = layout::read_wan_dit(golden().manifest().at("config"), "l1");
+    gated.is_gated = true;
+    return gated;
+  }();
+  WanDit model(config, std::make_shared<ops::VsaAttention>(ops::Sparsity{.value = 0.5}, true),
+               RoundingProfile::fp32(), at::kCPU);
+  for (const auto& parameter : model.named_parameters()) {
+    parameter.value().detach().fill_(0.25);
+  }
+  const std::string gate = "blocks.1.to_gate_compress";
+  const at::Tensor weight = golden_tensor("l1", "gate", {48, 48}), bias = at::full({48}, 0.75);
+  const std::vector<NamedTensor> file = {{gate + ".weight", weight}, {gate + ".bias", bias}};
+  const layout::LoraChoice whole = store(file, 1.0);
+  LoraMerge merge(model);
+  EXPECT_TRUE(merge.merge(whole).empty());
+  EXPECT_TRUE(is_equal(copy_of(model).at(gate + ".weight"), weight.to(at::kFloat)));
+  EXPECT_TRUE(is_equal(copy_of(model).at(gate + ".bias"), bias));
+  merge.remove();
+  EXPECT_TRUE(is_equal(copy_of(model).at(gate + ".bias"), at::full({48}, 0.25)));
+  merge.merge(store(file, 0.5));
+  EXPECT_TRUE(is_equal(copy_of(model).at(gate + ".bias"), at::full({48}, 0.5)));
+
+  const std::vector<std::string> gated = {whole.file + ":0.5"}, missing = {"/nowhere"};
+  EXPECT_TRUE(LoraMerge::bring_gates(gated));
+  EXPECT_FALSE(LoraMerge::bring_gates(missing));
+  EXPECT_FALSE(LoraMerge::bring_gates(std::vector{store(tensors(Style::kPeft)).file}));
+  // A dense network has none; whole weights of other layers are no LoRA.
+  EXPECT_NE(refusal(whole).find("none of its 2 keys"), std::string::npos);
+  EXPECT_NE(refusal(store({{"blocks.1.attn1.to_q.weight", weight}})).find("none of its 1 keys"),
+            std::string::npos);
+}
+
 TEST_F(Lora, KeysThatFitNothingAreReturned) {
   std::vector<NamedTensor> some = tensors(Style::kPeft);
   some.push_back({"transformer.blocks.99.attn1.to_q.lora_A.weight", some[0].tensor});

@@ -5,6 +5,7 @@
 
 #include <ATen/Parallel.h>
 
+#include "models/lora.h"
 #include "pipelines/device.h"
 #include "pipelines/memory_plan.h"
 
@@ -29,7 +30,8 @@ ComponentOptions component_options(const config::Generate& settings,
   out.device = resolve_device(*settings.device);
   out.types = choose_precisions(settings, out.device);
   out.is_sparse = *settings.attention_backend == config::AttentionBackend::kVsa;
-  out.is_gated = out.is_sparse && models::has_gates(io::WeightFiles::open(model.transformer));
+  out.is_gated = out.is_sparse && (models::has_gates(io::WeightFiles::open(model.transformer)) ||
+                                   models::LoraMerge::bring_gates(*settings.lora));
   out.offload = *settings.offload;
   if (out.offload == config::Offload::kAuto) {
     const layout::LatentSize latent =

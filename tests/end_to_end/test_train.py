@@ -904,6 +904,35 @@ def test_adapters_on_one_base_train_as_if_each_network_had_its_own(fastwan, tmp_
     assert run.status == 2 and "to_w" in run.err and "to_out" in run.err, run
 
 
+def test_gates_that_were_trained_beside_adapters_are_what_generate_shows(fastwan, tmp_path):
+    from safetensors.numpy import load_file, save_file
+    lora = [f"--models.{role}.lora.{setting}" for role in ("student", "critic") for setting in ("enable=true", "rank=2")]
+    write_recipe(tmp_path, DISTILL, steps=3)
+    assert train(fastwan, tmp_path, *lora, "--training.optimizer.learning_rate=0.05").status == 0
+    export = tmp_path / "run" / "export" / "pytorch_lora_weights.safetensors"
+    weights = load_file(export)
+    gates = [name for name in weights if "to_gate_compress" in name]
+    assert len(gates) == 6 and all(abs(weights[name]).max() > 0 for name in gates)
+    save_file({name: value for name, value in weights.items() if name not in gates}, tmp_path / "without.safetensors")
+
+    # A base that has no gates of its own, as the published dense models.
+    base = tmp_path / "base"
+    shutil.copytree(MODEL, base)
+    for file in (base / "transformer").glob("*.safetensors"):
+        save_file({name: value for name, value in load_file(file).items() if "to_gate_compress" not in name}, file)
+    latents = {}
+    for model in (MODEL, base):
+        for adapters in (tmp_path / "run" / "export", tmp_path / "without.safetensors"):
+            made = fastwan("generate", "-m", model, "-p", PROMPT, "--seed", "7", "--lora", adapters, "--attention-backend", "vsa",
+                           "-o", "video.png", "--overwrite", "--json")
+            assert made.status == 0 and "fit nothing" not in made.err, made
+            is_ungated = model == base and adapters.name == "without.safetensors"
+            assert ("no coarse term" in made.err) == is_ungated, made
+            latents[model.name, adapters.name] = json.loads(made.out)["results"][0]["latents_sha256"]
+    assert latents[MODEL.name, "export"] == latents["base", "export"], "the gates are the file's"
+    assert latents["base", "export"] != latents["base", "without.safetensors"]
+
+
 def add_snapshot(cache, commit):
     """models/tiny-shapes as the hub's client stores org/tiny: files are links to blobs; main names the new commit."""
     repository = cache / "models--org--tiny"

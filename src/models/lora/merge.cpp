@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include <ATen/ops/empty.h>
@@ -8,6 +9,7 @@
 #include "base/shape.h"
 #include "base/text.h"
 #include "models/checkpoint.h"
+#include "models/layout/tensors.h"
 #include "models/lora.h"
 
 namespace fastwan::models {
@@ -42,6 +44,11 @@ std::optional<Entry>& part_of(Parts& parts, layout::LoraPart part) {
       return parts.diff_bias;
   }
   return parts.diff;
+}
+
+bool is_gate(const std::string& name) {
+  return name.ends_with(str('.', layout::kGateName, ".weight")) ||
+         name.ends_with(str('.', layout::kGateName, ".bias"));
 }
 
 // A tensor of the file, finite, as fp32.
@@ -106,6 +113,12 @@ LoraMerge::Loaded LoraMerge::load(const layout::LoraChoice& lora) const {
   const auto parameters = model_.named_parameters();
   std::map<std::string, Parts> modules;
   for (const std::string& name : out.files->names()) {
+    if (is_gate(name) && parameters.contains(name)) {
+      const std::optional<Entry> whole = out.files->find(name);
+      check_diff(lora.file, *whole, parameters[name].sizes());
+      out.updates.emplace(name, Update{.whole = whole, .scale = lora.scale});
+      continue;
+    }
     const std::optional<layout::LoraKey> key = layout::read_lora_key(name);
     const bool is_bias = key && key->part == layout::LoraPart::kDiffBias;
     if (!key || !parameters.contains(key->module + (is_bias ? ".bias" : ".weight"))) {
@@ -121,7 +134,7 @@ LoraMerge::Loaded LoraMerge::load(const layout::LoraChoice& lora) const {
     slot = out.files->find(name);
     parts.key = name;
   }
-  if (modules.empty()) {
+  if (modules.empty() && out.updates.empty()) {
     refuse(lora.file,
            str("none of its ", out.unmatched.size(), " keys names a layer of the model, first: ",
                escape_control(join_first(out.unmatched, kMaxListed)),
@@ -140,7 +153,11 @@ LoraMerge::Loaded LoraMerge::load(const layout::LoraChoice& lora) const {
       check_diff(lora.file, *parts.diff, parameters[module + ".weight"].sizes());
     }
     if (weight.down || weight.diff) {
-      out.updates.emplace(module + ".weight", weight);
+      const bool is_new = out.updates.emplace(module + ".weight", weight).second;
+      if (!is_new) {
+        refuse(lora.file, str(escape_control(parts.key), " and ", module,
+                              ".weight are two updates of one weight"));
+      }
     }
     if (parts.diff_bias) {
       check_diff(lora.file, *parts.diff_bias, parameters[module + ".bias"].sizes());
@@ -179,8 +196,22 @@ void LoraMerge::rewrite(const std::string& name) {
     if (update.diff) {
       sum.add_(read_fp32(*update.diff).to(sum.device()), update.scale);
     }
+    if (update.whole) {
+      sum.lerp_(read_fp32(*update.whole).to(sum.device()), update.scale);  // 1: its very numbers
+    }
   }
   parameter.copy_(sum);
+}
+
+bool LoraMerge::bring_gates(std::span<const std::string> loras) {
+  return std::any_of(loras.begin(), loras.end(), [](const std::string& text) {
+    const Path file = layout::read_lora_choice(text).file;
+    if (!std::filesystem::exists(file)) {
+      return false;
+    }
+    const std::vector<std::string> names = io::WeightFiles::open(file).names();
+    return std::any_of(names.begin(), names.end(), is_gate);
+  });
 }
 
 std::vector<std::string> LoraMerge::merge(const layout::LoraChoice& lora) {
