@@ -114,30 +114,51 @@ struct Loader::Impl {
   Impl(std::shared_ptr<const Source> from, const LoaderOptions& with)
       : source(std::move(from)), options(with), rows(source->size()) {
     check_loader(options, rows);
+    micro_batch = options.global_batch / (options.world * options.micro_batches);
+    // One that is ready, and rows for every thread in those that follow.
+    ahead = std::max(options.prefetch, 1 + (options.threads + micro_batch - 1) / micro_batch);
   }
 
-  using Order = std::shared_ptr<const std::vector<int64_t>>;
-  Order order_of(int64_t epoch);
-  Batch make(int64_t micro_index);
-  void work(const std::stop_token& stop);
-
+  // A micro-batch whose rows are being read: each by one thread, into its own place.
+  struct Making {
+    int64_t index = 0;
+    std::vector<int64_t> rows;
+    std::vector<Example> examples;
+    std::vector<std::exception_ptr> errors;
+    std::size_t num_begun = 0, num_read = 0;  // guarded by the loader's mutex
+  };
   struct Made {
     Batch batch;
     std::exception_ptr error;
   };
 
+  using Order = std::shared_ptr<const std::vector<int64_t>>;
+  Order order_of(int64_t epoch);
+  int64_t slot_of(int64_t micro_index, int64_t i) const;
+  std::vector<int64_t> rows_of(int64_t micro_index);
+  Batch make(int64_t micro_index);
+  Batch put_together(int64_t micro_index,
+                     std::vector<int64_t> rows_read,
+                     const std::vector<Example>& examples) const;
+  void work(const std::stop_token& stop);
+  std::shared_ptr<Making> begin_row();
+  Made finish(Making& making) const;
+
   const std::shared_ptr<const Source> source;
   const LoaderOptions options;
   const int64_t rows;
+  int64_t micro_batch = 0;  // samples
+  int64_t ahead = 0;        // micro-batches, the one that next() returns among them
 
   std::mutex order_mutex;
   std::map<int64_t, Order> orders;  // of two epochs at most: threads may stand on both sides
 
   mutable std::mutex mutex;
   std::condition_variable_any has_room, has_batch;
-  int64_t next_out = 0;    // the micro-batch that next() returns
-  int64_t next_made = 0;   // the first that no thread has begun
-  int64_t generation = 0;  // counts seeks: what was begun before one is dropped
+  int64_t next_out = 0;            // the micro-batch that next() returns
+  int64_t next_made = 0;           // the first that no thread has begun
+  int64_t generation = 0;          // counts seeks: what was begun before one is dropped
+  std::shared_ptr<Making> making;  // the last that was begun, while it has rows for a thread
   std::map<int64_t, Made> made;
   std::vector<std::jthread> threads;  // last: they end before what they use
 };
@@ -156,22 +177,32 @@ Loader::Impl::Order Loader::Impl::order_of(int64_t epoch) {
   return found;
 }
 
-Batch Loader::Impl::make(int64_t micro_index) {
-  const at::NoGradGuard no_gradients;
-  const int64_t micro_batch = options.global_batch / (options.world * options.micro_batches);
+int64_t Loader::Impl::slot_of(int64_t micro_index, int64_t i) const {
+  const int64_t micro = micro_index % options.micro_batches;
+  return (micro * options.world + options.rank) * micro_batch + i;
+}
+
+std::vector<int64_t> Loader::Impl::rows_of(int64_t micro_index) {
+  const int64_t batch = micro_index / options.micro_batches;
   const int64_t epoch_batches = rows / options.global_batch;
+  const Order order = order_of(batch / epoch_batches);
+  const int64_t first_row = (batch % epoch_batches) * options.global_batch;
+  std::vector<int64_t> found;
+  for (int64_t i = 0; i < micro_batch; ++i) {
+    found.push_back((*order)[static_cast<std::size_t>(first_row + slot_of(micro_index, i))]);
+  }
+  return found;
+}
+
+Batch Loader::Impl::put_together(int64_t micro_index,
+                                 std::vector<int64_t> rows_read,
+                                 const std::vector<Example>& examples) const {
   Batch batch;
   batch.index = micro_index / options.micro_batches;
-  const int64_t micro = micro_index % options.micro_batches;
-  const Order order = order_of(batch.index / epoch_batches);
-  const int64_t first_row = (batch.index % epoch_batches) * options.global_batch;
-  std::vector<Example> examples;
+  batch.rows = std::move(rows_read);
   for (int64_t i = 0; i < micro_batch; ++i) {
-    const int64_t slot = (micro * options.world + options.rank) * micro_batch + i;
-    batch.slots.push_back(slot);
-    batch.rows.push_back((*order)[static_cast<std::size_t>(first_row + slot)]);
-    examples.push_back(source->get(batch.rows.back()));
-    batch.captions.push_back(examples.back().caption);
+    batch.slots.push_back(slot_of(micro_index, i));
+    batch.captions.push_back(examples[static_cast<std::size_t>(i)].caption);
   }
   batch.latents = join(examples, {&Example::latents, "latents"}, options.latent_frames);
   batch.trajectory = join(examples, {&Example::trajectory, "trajectories"});
@@ -181,19 +212,72 @@ Batch Loader::Impl::make(int64_t micro_index) {
   return batch;
 }
 
+Batch Loader::Impl::make(int64_t micro_index) {
+  const at::NoGradGuard no_gradients;
+  std::vector<int64_t> wanted = rows_of(micro_index);
+  std::vector<Example> examples;
+  for (const int64_t row : wanted) {
+    examples.push_back(source->get(row));
+  }
+  return put_together(micro_index, std::move(wanted), examples);
+}
+
+// The micro-batch that has a row to read, maybe a new one. Under the lock.
+std::shared_ptr<Loader::Impl::Making> Loader::Impl::begin_row() {
+  if (!making) {
+    making = std::make_shared<Making>();
+    making->index = next_made++;
+    making->rows = rows_of(making->index);
+    making->examples.resize(making->rows.size());
+    making->errors.resize(making->rows.size());
+  }
+  std::shared_ptr<Making> found = making;
+  ++found->num_begun;
+  if (found->num_begun == found->rows.size()) {
+    making.reset();  // the next thread begins another
+  }
+  return found;
+}
+
+// All rows are there; of several errors the first row's counts, whichever thread was faster.
+Loader::Impl::Made Loader::Impl::finish(Making& done) const {
+  Made result;
+  for (const std::exception_ptr& error : done.errors) {
+    if (error) {
+      result.error = error;
+      return result;
+    }
+  }
+  try {
+    result.batch = put_together(done.index, std::move(done.rows), done.examples);
+  } catch (...) {
+    result.error = std::current_exception();
+  }
+  done.examples.clear();  // here, where nobody waits for the lock
+  return result;
+}
+
 void Loader::Impl::work(const std::stop_token& stop) {
+  const at::NoGradGuard no_gradients;
   ::omp_set_num_threads(1);  // copies of this thread alone: the cores belong to the training step
   std::unique_lock lock(mutex);
-  while (has_room.wait(lock, stop, [this] { return next_made < next_out + options.prefetch; })) {
-    const int64_t index = next_made++;
+  while (has_room.wait(lock, stop, [this] { return making || next_made < next_out + ahead; })) {
     const int64_t begun = generation;
+    const std::shared_ptr<Making> mine = begin_row();
+    const std::size_t place = mine->num_begun - 1;
     lock.unlock();
-    Made result;
     try {
-      result.batch = make(index);
+      mine->examples[place] = source->get(mine->rows[place]);
     } catch (...) {
-      result.error = std::current_exception();
+      mine->errors[place] = std::current_exception();
     }
+    lock.lock();
+    if (++mine->num_read < mine->errors.size() || begun != generation) {
+      continue;
+    }
+    const int64_t index = mine->index;
+    lock.unlock();
+    Made result = finish(*mine);
     lock.lock();
     if (begun == generation) {
       made[index] = std::move(result);
@@ -243,6 +327,7 @@ void Loader::seek(int64_t batches_consumed) {
   const std::lock_guard lock(impl_->mutex);
   impl_->next_out = impl_->next_made = batches_consumed * impl_->options.micro_batches;
   ++impl_->generation;
+  impl_->making.reset();
   impl_->made.clear();
   impl_->has_room.notify_all();
 }

@@ -6,7 +6,9 @@
 //   slots     j = (micro * world + rank) * b + i for sample i of a micro-batch of b = G / (world *
 //             micro_batches): what random numbers are keyed by, whatever the number of ranks
 //   resume    seek(n): nothing but the seed and the number of consumed global batches is needed
-//   memory    prefetch + threads micro-batches, whatever the size of the set
+//   threads   share the rows of a micro-batch; the one that brings its last row puts it together
+//   memory    max(prefetch, 1 + ceil(threads / b)) micro-batches, whatever the size of the set, and
+//             each twice while it is put together
 #pragma once
 
 #include <cstdint>
@@ -40,8 +42,10 @@ struct LoaderOptions {
   int64_t micro_batches = 1;  // calls of next() that make up this rank's share of a global batch
   int64_t text_rows = 512;    // longer texts are cut, shorter ones padded
   int64_t latent_frames = 0;  // the first so many of each row; 0: all
-  int64_t prefetch = 2;       // micro-batches made ahead; 0: made inside next(), without a thread
-  int64_t threads = 1;        // that make them
+  // Micro-batches made ahead, and more of them where threads would find no row to read; 0: made
+  // inside next(), without a thread.
+  int64_t prefetch = 2;
+  int64_t threads = 1;  // that make them
 };
 
 // InvalidInput bad_config when the ranks and micro-batches do not divide the global batch;

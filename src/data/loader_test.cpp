@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
@@ -196,6 +200,79 @@ TEST(Loader, reads_ahead_no_more_than_asked) {
     loader.next();
     EXPECT_LE(source->reads, (call + options.prefetch) * 2);
   }
+}
+
+// Lets no row go before as many threads as are wanted stand inside.
+class MeetingSource final : public Source {
+ public:
+  explicit MeetingSource(int64_t wanted) : wanted_(wanted) {}
+  int64_t size() const override { return 1000; }
+  Example get(int64_t index) const override {
+    std::unique_lock lock(mutex_);
+    ++inside_;
+    met_ = met_ || inside_ == wanted_;
+    changed_.notify_all();
+    changed_.wait_for(lock, std::chrono::seconds(met_ ? 0 : 20), [this] { return met_; });
+    --inside_;
+    return example_of(index);
+  }
+  std::string digest() const override { return ""; }
+  bool met() const {
+    const std::lock_guard lock(mutex_);
+    return met_;
+  }
+
+ private:
+  const int64_t wanted_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  mutable int64_t inside_ = 0;
+  mutable bool met_ = false;
+};
+
+// Twelve workers were two, as many as there were batches ahead.
+TEST(Loader, every_thread_reads_whatever_the_batch_and_the_prefetch) {
+  constexpr int64_t kThreads = 6;
+  for (const int64_t batch : {1, 4, 6, 64}) {
+    const auto source = std::make_shared<MeetingSource>(kThreads);
+    LoaderOptions options = options_of(batch);
+    options.prefetch = 1;
+    options.threads = kThreads;
+    Loader loader(source, options);
+    for (int64_t call = 0; call < 3; ++call) {
+      EXPECT_EQ(loader.next().index, call);
+    }
+    EXPECT_TRUE(source->met()) << batch;
+  }
+}
+
+TEST(Loader, of_several_bad_rows_the_first_is_named_whichever_thread_is_faster) {
+  const auto order = epoch_permutation(5, 0, 64);
+
+  class Failing final : public Source {
+   public:
+    Failing(int64_t early, int64_t late) : early_(early), late_(late) {}
+    int64_t size() const override { return 64; }
+    Example get(int64_t index) const override {
+      if (index == early_) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
+      if (index == early_ || index == late_) {
+        throw InvalidInput(Code::kBadDataset, index == early_ ? "early row" : "late row");
+      }
+      return example_of(index);
+    }
+    std::string digest() const override { return ""; }
+
+   private:
+    int64_t early_, late_;
+  };
+
+  LoaderOptions options = options_of(8);
+  options.threads = 4;
+  Loader loader(std::make_shared<Failing>(order[2], order[3]), options);
+  EXPECT_THAT(message_of<InvalidInput>([&] { loader.next(); }, Code::kBadDataset),
+              HasSubstr("early"));
 }
 
 TEST(Loader, threads_change_nothing) {
