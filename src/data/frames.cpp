@@ -26,9 +26,25 @@ std::vector<int64_t> resample(int64_t num_frames, double interval) {
   return frames;
 }
 
+// What is shown at k / rate, of frames that are shown from `times` on.
+std::vector<int64_t> resample(std::span<const double> times, double seconds, double rate) {
+  constexpr double kTick = 1e-3;  // matroska's: a frame may be written down so much too late
+  std::vector<int64_t> frames;
+  for (int64_t k = 0; static_cast<double>(k) / rate < seconds; ++k) {
+    const auto after =
+        std::upper_bound(times.begin(), times.end(), static_cast<double>(k) / rate + kTick);
+    frames.push_back(after - times.begin() - 1);
+  }
+  return frames;
+}
+
 }  // namespace
 
-FrameChoice choose_frames(int64_t num_frames, double fps, const ClipRule& rule, int64_t number) {
+FrameChoice choose_frames(int64_t num_frames,
+                          double fps,
+                          const ClipRule& rule,
+                          int64_t number,
+                          std::span<const double> times) {
   const ClipShape& shape = rule.shape;
   const double seconds = static_cast<double>(num_frames) / fps;
   const double clip_seconds =
@@ -36,7 +52,8 @@ FrameChoice choose_frames(int64_t num_frames, double fps, const ClipRule& rule, 
   if (seconds > rule.length_tolerance * clip_seconds) {
     return {{}, "too long"};
   }
-  std::vector<int64_t> frames = resample(num_frames, fps / shape.train_fps);
+  std::vector<int64_t> frames = times.empty() ? resample(num_frames, fps / shape.train_fps)
+                                              : resample(times, seconds, shape.train_fps);
   const auto total = static_cast<int64_t>(frames.size());
   const Philox random(rule.seed, Stream::kData, /*step=*/0, /*slot=*/number);
   if (total < shape.num_frames) {

@@ -1,9 +1,9 @@
 // Which frames of a video become a clip, and which part of each frame.
 //
-// The law is FastVideo's preprocessing: frames nearest below k / train_fps, the first `num_frames`
-// of them or a random window, centre crop to the target's aspect, bilinear resize with
-// antialiasing. Random choices are keyed by seed and the video's number, so that shards and resumed
-// runs choose alike.
+// The law is FastVideo's preprocessing: frames nearest below k / train_fps (where the video's
+// frames are spaced unevenly, by their own times), the first `num_frames` of them or a random
+// window, centre crop to the target's aspect, bilinear resize with antialiasing. Random choices are
+// keyed by seed and the video's number, so that shards and resumed runs choose alike.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,12 @@ struct FrameChoice {
 };
 
 // `number`: of the video in the whole list. Stream kData, step 0, slot = number: element 0 decides
-// whether a short video is dropped, element 1 where the window starts.
-FrameChoice choose_frames(int64_t num_frames, double fps, const ClipRule& rule, int64_t number);
+// whether a short video is dropped, element 1 where the window starts. `times`: io::VideoInfo's.
+FrameChoice choose_frames(int64_t num_frames,
+                          double fps,
+                          const ClipRule& rule,
+                          int64_t number,
+                          std::span<const double> times = {});
 
 struct CropBox {
   int64_t top = 0, left = 0, height = 0, width = 0;

@@ -23,6 +23,31 @@ TEST(ChooseFrames, takes_the_frames_nearest_below_the_wanted_times) {
   EXPECT_THAT(choose_frames(4, 8, rule_of(5, 16), 0).frames, ElementsAre(0, 0, 1, 1, 2));
 }
 
+// Two seconds at 8 frames a second, one at 2: the clip has the video's pace, not its frames' count.
+TEST(ChooseFrames, frames_of_uneven_times_are_taken_by_their_times) {
+  std::vector<double> times;
+  for (int64_t i = 0; i < 16; ++i) {
+    times.push_back(static_cast<double>(i) / 8);
+  }
+  times.insert(times.end(), {2.0, 2.5});
+  EXPECT_THAT(choose_frames(18, 6, rule_of(9, 4), 0, times).frames,
+              ElementsAre(0, 2, 4, 6, 8, 10, 12, 14, 16));
+  EXPECT_THAT(choose_frames(18, 6, rule_of(11, 4), 0, times).frames,
+              ::testing::IsSupersetOf({16, 17}));
+  EXPECT_EQ(choose_frames(18, 6, rule_of(12, 4), 0, times).frames.size(), 12u);
+  EXPECT_EQ(choose_frames(18, 6, rule_of(13, 4), 0, times).left_out, "too short");
+}
+
+// As matroska writes them, in whole milliseconds: frame 2 of 30 a second at 67, not 66.7.
+TEST(ChooseFrames, times_in_milliseconds_give_the_frames_of_the_exact_ones) {
+  std::vector<double> rounded;
+  for (int64_t i = 0; i < 60; ++i) {
+    rounded.push_back(std::round(static_cast<double>(i) * 1000 / 30) / 1000);
+  }
+  EXPECT_EQ(choose_frames(60, 30, rule_of(29, 15), 0, rounded).frames,
+            choose_frames(60, 30, rule_of(29, 15), 0).frames);
+}
+
 TEST(ChooseFrames, a_short_video_is_left_out_or_cut_to_whole_latent_frames) {
   ClipRule rule = rule_of(9, 16);
   EXPECT_EQ(choose_frames(8, 16, rule, 0).left_out, "too short");

@@ -150,7 +150,8 @@ Clip read_clip(const ClipInput& input,
   }
   const io::VideoInfo info = io::probe_video(input.video, ffmpeg, stop);
   const FrameChoice choice =
-      choose_frames(info.num_frames, input.fps.value_or(info.fps), rule, number);
+      input.fps ? choose_frames(info.num_frames, *input.fps, rule, number)
+                : choose_frames(info.num_frames, info.fps, rule, number, info.times);
   if (choice.frames.empty()) {
     return {{}, choice.left_out};
   }

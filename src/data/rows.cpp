@@ -36,10 +36,7 @@ bool is_finite(const at::Tensor& floats) {
 }
 
 // Undefined where the row has none.
-at::Tensor floats_of(io::Row& row,
-                     const char* column,
-                     int64_t dims,
-                     const std::string& place) {
+at::Tensor floats_of(io::Row& row, const char* column, int64_t dims, const std::string& place) {
   const auto found = row.find(column);
   auto* cell = found == row.end() ? nullptr : std::get_if<io::TensorCell>(&found->second);
   if (cell == nullptr) {

@@ -1,6 +1,9 @@
 #include "io/video_reader.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,19 +31,55 @@ std::string describe(const ProcessEnd& end) {
   return str("ffmpeg ", end.describe(), end.last_line.empty() ? "" : ": ", end.last_line);
 }
 
+struct Signature {
+  std::size_t at;
+  std::string_view bytes;
+  const char* demuxer;
+};
+constexpr std::array<Signature, 16> kSignatures = {{
+    {4, "ftyp", "mov"},
+    {4, "moov", "mov"},
+    {4, "mdat", "mov"},
+    {4, "wide", "mov"},
+    {4, "free", "mov"},
+    {4, "skip", "mov"},
+    {0, "\x1A\x45\xDF\xA3", "matroska"},
+    {8, "AVI ", "avi"},
+    {0, {"\0\0\1\xBA", 4}, "mpeg"},
+    {0, "\x30\x26\xB2\x75\x8E\x66\xCF\x11", "asf"},
+    {0, "FLV", "flv"},
+    {0, "OggS", "ogg"},
+    {0, "GIF8", "gif"},
+    {0, "DKIF", "ivf"},
+    {0, "YUV4MPEG2", "yuv4mpegpipe"},
+    {0, "\x06\x0E\x2B\x34", "mxf"},
+}};
+
+// Packets of 188 bytes that begin with G; in .m2ts files four bytes stand before each.
+bool is_transport_stream(std::string_view start) {
+  const auto packets = [start](std::size_t first, std::size_t size) {
+    return start.size() > first + size && start[first] == 'G' && start[first + size] == 'G';
+  };
+  return packets(0, 188) || packets(4, 192);
+}
+
 std::string demuxer_of(const Path& file) {
   const MediaBytes bytes(file);
-  const std::string start = bytes.read_some(0, 12);
-  if (start.starts_with("\x1A\x45\xDF\xA3")) {
-    return "matroska";
+  if (bytes.size() == 0) {
+    throw_bad(file, "is empty");
   }
-  const std::string_view box = start.size() < 8 ? "" : std::string_view(start).substr(4, 4);
-  for (const char* type : {"ftyp", "moov", "mdat", "wide", "free", "skip"}) {
-    if (box == type) {
-      return "mov";
+  const std::string start = bytes.read_some(0, 256);
+  for (const Signature& it : kSignatures) {
+    if (start.size() > it.at && std::string_view(start).substr(it.at).starts_with(it.bytes)) {
+      return it.demuxer;
     }
   }
-  throw_bad(file, "is neither mp4, mov, matroska nor webm");
+  if (is_transport_stream(start)) {
+    return "mpegts";
+  }
+  throw_bad(file,
+            "its first bytes are of no video that is read here: mp4, mov, mkv, webm, avi, mpg, ts, "
+            "wmv, flv, ogg, gif, mxf, ivf, y4m. Convert it with ffmpeg");
 }
 
 using Words = std::vector<std::string>;
@@ -101,12 +140,67 @@ void read_header(const Path& file, std::string_view header, VideoInfo& info) {
   }
 }
 
-int64_t count_packets(std::string_view list) {
-  int64_t count = 0;
+struct Shown {  // a frame that is shown, in seconds
+  double time = 0, duration = 0;
+};
+
+// Lines "0, dts, pts, duration, bytes, crc[, F=flags]" after "#tb 0: 1/12288". What an edit list
+// cuts off is in the stream and not shown: its packets are flagged, for what follows needs them.
+std::vector<Shown> shown_frames(std::string_view list, bool& has_times) {
+  constexpr uint64_t kDiscard = 4;  // AV_PKT_FLAG_DISCARD
+  constexpr std::string_view kTimeBase = "#tb 0: ", kFlags = "F=0x";
+  constexpr double kNoTime = -9e18;  // avi and MPEG leave times out; AV_NOPTS_VALUE is below
+  double tick = 0;
+  std::vector<Shown> shown;
   for (const std::string& line : split(list, '\n')) {
-    count += !line.empty() && line[0] != '#' ? 1 : 0;
+    if (line.starts_with(kTimeBase)) {
+      const std::vector<std::string> parts = split(line.substr(kTimeBase.size()), '/');
+      const double below = parts.size() == 2 ? parse_double(trim(parts[1])).value_or(0) : 0;
+      tick = below > 0 ? parse_double(parts[0]).value_or(0) / below : 0;
+    }
+    if (line.empty() || line[0] == '#') {
+      continue;
+    }
+    const std::vector<std::string> words = split(line, ',');
+    bool is_shown = true;
+    for (const std::string& word : words) {
+      const std::string_view flags = trim(word);
+      if (flags.starts_with(kFlags)) {
+        const std::string hex(flags.substr(kFlags.size()));
+        is_shown = (std::strtoull(hex.c_str(), nullptr, 16) & kDiscard) == 0;
+      }
+    }
+    if (!is_shown) {
+      continue;
+    }
+    const auto number = [&words](std::size_t i) {
+      return i < words.size() ? parse_double(trim(words[i])) : std::nullopt;
+    };
+    has_times = has_times && tick > 0 && number(2).value_or(kNoTime) > kNoTime;
+    shown.push_back({number(2).value_or(0) * tick, number(3).value_or(0) * tick});
   }
-  return count;
+  return shown;
+}
+
+// Times of frames that are not evenly spaced by 1 / fps, and then their average rate.
+void read_times(std::vector<Shown> frames, VideoInfo& info) {
+  std::sort(frames.begin(), frames.end(),
+            [](const Shown& a, const Shown& b) { return a.time < b.time; });
+  std::vector<double> times;
+  bool is_even = true;
+  for (const Shown& frame : frames) {
+    const double place = static_cast<double>(times.size()) / info.fps;
+    times.push_back(frame.time - frames[0].time);
+    is_even = is_even && std::abs(times.back() - place) < 0.5 / info.fps;
+  }
+  if (is_even || times.back() <= 0) {
+    return;
+  }
+  const auto count = static_cast<double>(times.size());
+  const double last =
+      frames.back().duration > 0 ? frames.back().duration : times.back() / (count - 1);
+  info.fps = count / (times.back() + last);
+  info.times = std::move(times);
 }
 
 }  // namespace
@@ -128,9 +222,14 @@ VideoInfo probe_video(const Path& file, const Ffmpeg& ffmpeg, std::stop_token st
   if (!packets.end.is_success()) {
     throw_bad(file, str("cannot be read to its end: ", describe(packets.end)));
   }
-  info.num_frames = count_packets(packets.output);
+  bool has_times = true;
+  std::vector<Shown> shown = shown_frames(packets.output, has_times);
+  info.num_frames = static_cast<int64_t>(shown.size());
   if (info.num_frames < 1 || info.num_frames > kMaxFrames) {
     throw_bad(file, str("has ", info.num_frames, " frames, wanted 1 to ", kMaxFrames));
+  }
+  if (has_times) {
+    read_times(std::move(shown), info);
   }
   return info;
 }

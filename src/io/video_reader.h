@@ -1,7 +1,8 @@
 // Videos read, frame by frame, through the ffmpeg child.
 //
-// mp4 and mov, matroska and webm; the first bytes decide, not the name. The child gets the open
-// file as a descriptor and no protocol that could reach another one; its limits are
+// mp4 and mov, matroska and webm, avi, MPEG streams, wmv, flv, ogg, gif, mxf, ivf and y4m; the
+// first bytes decide, not the name. Formats that name other files are not among them. The child
+// gets the open file as a descriptor and no protocol that could reach another one; its limits are
 // decoder_spec()'s.
 #pragma once
 
@@ -18,8 +19,11 @@ namespace fastwan::io {
 
 struct VideoInfo {
   FrameSize size;          // upright: after the rotation that the file asks for
-  double fps = 0;          // what the stream's frames are spaced by on average
-  int64_t num_frames = 0;  // of the stream, as its packets say; what decodes may be fewer
+  double fps = 0;          // frames a second, on average where they are spaced unevenly
+  int64_t num_frames = 0;  // that are shown, as the stream's packets say; what decodes may be fewer
+  // Where a frame is half a frame or more from its place in an even row: seconds of each frame
+  // after the first, ascending. Else empty.
+  std::vector<double> times;
 };
 
 // Of the first video stream that is no cover picture. InvalidInput bad_value: not a regular file;

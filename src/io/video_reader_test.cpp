@@ -34,6 +34,16 @@ void write_video(const Path& to, FrameSize size, int64_t fps) {
   sink->finish();
 }
 
+// With the ffmpeg of the tests, as a user would.
+void make(const Path& to, std::vector<std::string> words) {
+  std::string line = test_ffmpeg().program.string() + " -v error -y";
+  for (const std::string& word : words) {
+    line += " '" + word + "'";
+  }
+  line += " '" + to.string() + "'";
+  ASSERT_EQ(std::system(line.c_str()), 0) << line;
+}
+
 class VideoReading : public ::testing::Test {
  protected:
   Path file(const std::string& name) const { return folder_.where() / name; }
@@ -85,6 +95,62 @@ TEST_F(VideoReading, what_is_no_video_is_refused_by_name) {
   }
   message_of([&] { probe_video(file("absent.mp4"), test_ffmpeg(), {}); }, Code::kNotFound);
   message_of([&] { probe_video(folder_.where(), test_ffmpeg(), {}); }, Code::kBadValue);
+}
+
+// What a phone's "trim" and `ffmpeg -ss -c copy` leave: pictures that are decoded and not shown.
+TEST_F(VideoReading, frames_that_an_edit_list_cuts_off_are_not_counted) {
+  write_video(file("whole.mp4"), {64, 48}, 12);
+  make(file("cut.mp4"), {"-ss", "0.4", "-i", file("whole.mp4"), "-c", "copy"});
+  const VideoInfo info = probe_video(file("cut.mp4"), test_ffmpeg(), {});
+  EXPECT_LT(info.num_frames, kNumFrames);
+  VideoReader reader(file("cut.mp4"), info, test_ffmpeg(), {});
+  std::vector<uint8_t> rgb;
+  int64_t frames = 0;
+  while (reader.read_frame(rgb)) {
+    ++frames;
+  }
+  EXPECT_EQ(frames, info.num_frames);
+}
+
+TEST_F(VideoReading, uneven_frames_have_their_times_and_an_average_rate) {
+  write_video(file("even.mp4"), {64, 48}, 10);
+  // Frames 0 to 5, then every third: 0.0 to 0.5, 0.6, 0.9, 1.2 s.
+  for (const char* name : {"uneven.mp4", "uneven.mkv"}) {
+    SCOPED_TRACE(name);
+    make(file(name),
+         {"-i", file("even.mp4"), "-vf", "select=lt(n\\,6)+not(mod(n\\,3))", "-fps_mode", "vfr"});
+    const VideoInfo info = probe_video(file(name), test_ffmpeg(), {});
+    ASSERT_EQ(info.num_frames, 9);
+    ASSERT_EQ(info.times.size(), 9u);
+    EXPECT_NEAR(info.times[5], 0.5, 1e-3);
+    EXPECT_NEAR(info.times[7], 0.9, 1e-3);
+    EXPECT_NEAR(info.times[8], 1.2, 1e-3);
+    EXPECT_NEAR(info.fps, 9 / 1.3,
+                9 / 1.3 * 0.2);  // the last frame's own time is the muxer's guess
+  }
+  EXPECT_TRUE(probe_video(file("even.mp4"), test_ffmpeg(), {}).times.empty());
+}
+
+TEST_F(VideoReading, other_containers_are_read_by_their_first_bytes) {
+  write_video(file("a.mp4"), {64, 48}, 25);
+  for (const char* name :
+       {"a.avi", "a.ts", "a.m2ts", "a.mpg", "a.flv", "a.wmv", "a.y4m", "a.mxf", "a.gif"}) {
+    SCOPED_TRACE(name);
+    make(file(name), {"-i", file("a.mp4")});
+    std::filesystem::rename(file(name), file("clip"));
+    const VideoInfo info = probe_video(file("clip"), test_ffmpeg(), {});
+    EXPECT_EQ(info.size, (FrameSize{64, 48}));
+    EXPECT_NEAR(info.fps, 25, 0.5);
+    EXPECT_EQ(info.num_frames, kNumFrames);
+    VideoReader reader(file("clip"), info, test_ffmpeg(), {});
+    std::vector<uint8_t> rgb;
+    int64_t frames = 0;
+    while (reader.read_frame(rgb)) {
+      const double tolerance = std::string(name) == "a.gif" ? 25 : 6;  // a palette, dithered
+      EXPECT_NEAR(rgb[0], grey_of(frames++), tolerance);
+    }
+    EXPECT_EQ(frames, kNumFrames);
+  }
 }
 
 TEST_F(VideoReading, a_damaged_stream_is_an_error_not_fewer_frames) {
