@@ -105,6 +105,49 @@ class Problems {
   std::vector<std::string> listed_;
 };
 
+// What training reads and how many dimensions it wants.
+const std::map<std::string, std::size_t, std::less<>>& trained_tensors() {
+  static const std::map<std::string, std::size_t, std::less<>> tensors = {
+      {"vae_latent", 4},
+      {"text_embedding", 2},
+      {"trajectory_latents", 5},
+      {"trajectory_timesteps", 1}};
+  return tensors;
+}
+
+bool is_floating(io::Dtype dtype) {
+  return dtype == io::Dtype::kF32 || dtype == io::Dtype::kF16 || dtype == io::Dtype::kBf16 ||
+         dtype == io::Dtype::kF64;
+}
+
+// One data set holds one size: of texts the width, of all else the shape.
+std::vector<int64_t> size_of_set(const std::string& name, const std::vector<int64_t>& shape) {
+  return name == "text_embedding" ? std::vector<int64_t>{shape.back()} : shape;
+}
+
+void verify_trained(const std::string& name,
+                    const io::TensorCell& tensor,
+                    const std::string& place,
+                    std::map<std::string, std::vector<int64_t>>& shapes,
+                    Problems& problems) {
+  const std::size_t dims = trained_tensors().at(name);
+  if (tensor.shape.size() != dims) {
+    problems.add(str(place, ": ", name, " must have ", dims, " dimensions, its shape is ",
+                     format_shape(tensor.shape)));
+    return;
+  }
+  if (!is_floating(tensor.dtype)) {
+    problems.add(str(place, ": ", name, " holds ", io::word_of(tensor.dtype),
+                     ", wanted float32, float16 or bfloat16"));
+  }
+  const std::vector<int64_t> size = size_of_set(name, tensor.shape);
+  const auto [first, is_new] = shapes.emplace(name, size);
+  if (!is_new && first->second != size) {
+    problems.add(str(place, ": ", name, name == "text_embedding" ? " is of width " : " is ",
+                     format_shape(size), ", the first is ", format_shape(first->second)));
+  }
+}
+
 void verify_row(const io::Row& row,
                 const std::string& place,
                 std::map<std::string, std::string>& ids,
@@ -121,7 +164,7 @@ void verify_row(const io::Row& row,
   for (const auto& [name, cell] : row) {
     const auto* tensor = std::get_if<io::TensorCell>(&cell);
     if (tensor == nullptr) {
-      if (name == "vae_latent" || name == "text_embedding" || name.starts_with("trajectory_")) {
+      if (trained_tensors().contains(name)) {
         problems.add(str(place, ": ", name, " is empty"));
       }
       continue;
@@ -129,21 +172,65 @@ void verify_row(const io::Row& row,
     if (holds_non_finite(*tensor)) {
       problems.add(str(place, ": ", name, " holds NaN or infinity"));
     }
-    if (name == "vae_latent" || name.starts_with("trajectory_")) {
-      const auto [first, is_new] = shapes.emplace(name, tensor->shape);
-      if (!is_new && first->second != tensor->shape) {
-        problems.add(str(place, ": ", name, " is ", format_shape(tensor->shape), ", the first is ",
-                         format_shape(first->second)));
+    if (trained_tensors().contains(name)) {
+      verify_trained(name, *tensor, place, shapes, problems);
+    }
+  }
+}
+
+// Of shards 0/n to n-1/n in one folder each is there and the number is one.
+void verify_shards(const Path& folder, Problems& problems) {
+  std::map<std::string, std::set<std::string>> found;  // n -> shards
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    const Path manifest = entry.path() / "manifest.json";
+    if (!std::filesystem::exists(manifest)) {
+      continue;
+    }
+    const Json document = read_json_file(manifest.string());
+    if (document.value("files", Json::array()).empty() && !document.value("finished", false)) {
+      continue;  // begun and no more
+    }
+    const Json depends_on = document.value("depends_on", Json::object());
+    const std::vector<std::string> parts = split(depends_on.value("--shard", ""), '/');
+    if (parts.size() == 2) {
+      found[parts[1]].insert(parts[0]);
+    }
+  }
+  const std::string where = escape_control(folder.string());
+  if (found.size() > 1) {
+    std::vector<std::string> numbers;
+    for (const auto& [number, shards] : found) {
+      numbers.push_back(number);
+    }
+    problems.add(str(where, ": holds shards of runs with unlike numbers of them: ",
+                     join_first(numbers, kMaxListed)));
+  }
+  for (const auto& [number, shards] : found) {
+    for (int64_t i = 0; i < parse_int(number).value_or(0); ++i) {
+      if (!shards.contains(str(i))) {
+        problems.add(str(where, ": --shard ", i, "/", number, " is missing; run it"));
       }
     }
   }
 }
 
-// Size and checksum of the files that manifests list.
-void verify_manifests(const std::vector<Path>& files, Problems& problems) {
-  std::set<Path> folders;
+bool is_same(const Path& one, const Path& other) {
+  std::error_code error;
+  return std::filesystem::equivalent(one, other, error);
+}
+
+// Size and checksum of the files that manifests list; whether the shards are all there.
+void verify_manifests(const Path& root, const std::vector<Path>& files, Problems& problems) {
+  std::set<Path> folders, sets;
   for (const Path& file : files) {
     folders.insert(file.parent_path());
+    if (!is_same(file, root) &&
+        !is_same(file.parent_path(), root)) {  // a shard asked for is enough
+      sets.insert(file.parent_path().parent_path());
+    }
+  }
+  for (const Path& set : sets) {
+    verify_shards(set, problems);
   }
   for (const Path& folder : folders) {
     const Path manifest = folder / "manifest.json";
@@ -222,7 +309,7 @@ int verify_rows(const std::vector<std::string>& words) {
   const std::vector<Path> files = io::parquet_files(path);
   const auto rows = io::open_rows(files, {.columns = all_columns()});
   Problems problems;
-  verify_manifests(files, problems);
+  verify_manifests(path, files, problems);
   std::map<std::string, std::string> ids;
   std::map<std::string, std::vector<int64_t>> shapes;
   for (int64_t i = 0; i < rows->rows(); ++i) {

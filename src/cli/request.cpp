@@ -8,6 +8,7 @@
 #include "base/env.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "base/text_file.h"
 #include "cli/hub_cache.h"
 #include "cli/machine.h"
 #include "config/assign.h"
@@ -54,7 +55,7 @@ void check_prompt(const std::string& prompt, const std::string& where) {
 std::vector<std::string> read_prompt_file(const Path& file) {
   std::vector<std::string> prompts;
   int64_t number = 0;
-  for (const std::string& line : split(read_file(file, kMaxPromptFileBytes), '\n')) {
+  for (const std::string& line : split(read_text_file(file, kMaxPromptFileBytes), '\n')) {
     ++number;
     const std::string prompt(trim(line));
     if (!prompt.empty()) {

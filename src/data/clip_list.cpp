@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "base/text_file.h"
 
 namespace fastwan::data {
 namespace {
@@ -161,7 +162,7 @@ std::vector<ClipInput> read_jsonl(const Path& file) {
 
 std::vector<ClipInput> read_prompts(const Path& file) {
   std::vector<ClipInput> clips;
-  for (const std::string& line : split(read_file(file, kMaxListBytes), '\n')) {
+  for (const std::string& line : split(read_text_file(file, kMaxListBytes), '\n')) {
     const std::string_view prompt = trim(line);
     if (!prompt.empty()) {
       clips.push_back({.id = str("prompt-", clips.size()), .caption = std::string(prompt)});

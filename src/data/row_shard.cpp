@@ -25,6 +25,16 @@ std::string file_name(std::size_t number) {
   return str("data_chunk_", digits, ".parquet");
 }
 
+// Whether a process holds a FolderLock on it.
+bool is_locked(const Path& folder) {
+  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const bool locked = fd >= 0 && ::flock(fd, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  if (fd >= 0) {
+    ::close(fd);
+  }
+  return locked;
+}
+
 // Held while the object lives; the kernel frees it when the process dies.
 class FolderLock {
  public:
@@ -103,8 +113,19 @@ std::string changes_since(const Json& document, const RowShardOptions& options) 
 }
 
 Path made(const Path& folder) {
-  std::filesystem::create_directories(folder);
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw_io_error(error.value(), folder, "create folder");
+  }
   return folder;
+}
+
+// Begun, and ended before its first file: such a shard binds nobody.
+bool holds_nothing(const Json& document) {
+  const auto files = document.find("files"), finished = document.find("finished");
+  return files != document.end() && files->empty() && finished != document.end() &&
+         *finished == false;
 }
 
 }  // namespace
@@ -123,12 +144,28 @@ struct RowShard::Impl {
     take_up();
     remove_unlisted();
     rows_found = rows;
+    // Before the look around: of two that begin at once, one sees the other.
+    const bool is_new = files.empty() && next_input < options.last_input;
+    if (is_new) {
+      write_manifest(false);
+    }
+    try {
+      check_neighbours();
+    } catch (...) {
+      if (is_new) {  // a refused shard leaves nothing
+        std::error_code error;
+        std::filesystem::remove(manifest(), error);
+        std::filesystem::remove(folder, error);
+      }
+      throw;
+    }
   }
 
   Path manifest() const { return folder / "manifest.json"; }
   void take_up();
   bool is_whole(const ListedFile& file) const;
   void remove_unlisted() const;
+  void check_neighbours() const;
   void write_manifest(bool is_finished) const;
   void close_file();
 
@@ -155,6 +192,9 @@ void RowShard::Impl::take_up() {
                                      "folder"));
   }
   if (json_get<std::string>(document, "fingerprint", where) != fingerprint_of(options)) {
+    if (holds_nothing(document)) {
+      return;
+    }
     throw IoError(Code::kExists,
                   str(where, ": this folder was begun with ", changes_since(document, options),
                       ". Choose another folder, or remove this one"));
@@ -207,6 +247,44 @@ void RowShard::Impl::remove_unlisted() const {
   }
   for (const Path& file : unlisted) {
     std::filesystem::remove(file);
+  }
+}
+
+// A reader takes all folders for one set: shards of another number repeat rows or leave some out,
+// those of other settings mix.
+void RowShard::Impl::check_neighbours() const {
+  constexpr std::string_view kPrefix = "worker_";
+  const auto own =
+      std::find_if(options.depends_on.begin(), options.depends_on.end(),
+                   [](const auto& dependency) { return dependency.first == kShardName; });
+  if (own == options.depends_on.end()) {
+    return;
+  }
+  const std::string shards = own->second.substr(own->second.find('/'));  // "/n"
+  for (const auto& entry : std::filesystem::directory_iterator(folder.parent_path())) {
+    const std::string name = entry.path().filename().string();
+    const Path theirs = entry.path() / "manifest.json";
+    if (!name.starts_with(kPrefix) || name == folder.filename() ||
+        !std::filesystem::exists(theirs)) {
+      continue;
+    }
+    const std::string where = escape_control(theirs.string());
+    const Json document = parse_json(read_file(theirs), where);
+    if (holds_nothing(document) && !is_locked(entry.path())) {
+      continue;
+    }
+    RowShardOptions wanted = options;
+    const auto place = wanted.depends_on.begin() + (own - options.depends_on.begin());
+    place->second = name.substr(kPrefix.size()) + shards;
+    if (document.value("fingerprint", "") != fingerprint_of(wanted)) {
+      const Json stored = document.value("depends_on", Json::object());
+      throw IoError(
+          Code::kExists,
+          str(where, ": the shard beside this one (--shard ", own->second, ") is ",
+              stored.value(kShardName, "?"), ", begun with ", changes_since(document, wanted),
+              ": the folder would hold rows of two sets. Choose another folder, or "
+              "remove that shard"));
+    }
   }
 }
 

@@ -2,9 +2,9 @@
 // which ended anywhere goes on where it was.
 //
 //   <folder>/data_chunk_00000.parquet, data_chunk_00001.parquet, ...
-//   <folder>/manifest.json   written anew after each file, durably: per file its name, rows, bytes,
-//                            sha256 and the first input that it does not cover; and what the
-//                            rows depend on
+//   <folder>/manifest.json   written at the start and anew after each file, durably: per file its
+//                            name, rows, bytes, sha256 and the first input that it does not cover;
+//                            and what the rows depend on
 //
 // A file counts only if the manifest lists it and its size and sha256 are as listed. What was begun
 // and is not listed is made again. Inputs are taken in order, each leads to one row or to none: so
@@ -29,6 +29,10 @@ std::pair<int64_t, int64_t> share_of(int64_t total, int64_t shard, int64_t shard
 // Inputs, parts of the model, settings: each by a name for messages and its value or digest.
 using Dependencies = std::vector<std::pair<std::string, std::string>>;
 
+// The dependency that names the shard, "i/n". With it the folder is worker_<i>, and folders beside
+// it must be of the same rows: other shards of as many, alike in all else.
+inline constexpr const char* kShardName = "--shard";
+
 struct RowShardOptions {
   io::RowSchema schema = io::RowSchema::kT2v;
   int64_t first_input = 0;  // inputs [first_input, last_input) belong to this shard
@@ -43,7 +47,7 @@ using Counts = std::map<std::string, int64_t>;  // reason -> inputs that gave no
 class RowShard {
  public:
   // Makes the folder, or takes up what lies there. Failure exists: another process works on it, or
-  // it was begun with something else in depends_on, which is named.
+  // it or a shard beside it was begun with something else in depends_on, which is named.
   RowShard(const Path& folder, const RowShardOptions& options);
   ~RowShard();  // what is not yet in a listed file is gone
   RowShard(const RowShard&) = delete;

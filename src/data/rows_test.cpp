@@ -439,5 +439,40 @@ TEST_F(Shard, one_process_at_a_time_and_one_set_of_settings) {
   EXPECT_THAT(refusal(), HasSubstr("an earlier version"));
 }
 
+TEST_F(Shard, shards_beside_each_other_are_of_one_set) {
+  const auto begin = [this](int64_t shard, const std::string& of, const std::string& seed) {
+    RowShardOptions wanted = options(3);
+    wanted.depends_on = {{"--seed", seed}, {kShardName, of}};
+    return std::make_unique<RowShard>(at("d") / str("worker_", shard), wanted);
+  };
+  const auto refusal = [&](int64_t shard, const std::string& of, const std::string& seed) {
+    return message_of([&] { begin(shard, of, seed); }, Code::kExists);
+  };
+  auto first = begin(0, "0/2", "1");
+  // At work, though no file is written yet.
+  EXPECT_THAT(refusal(1, "1/2", "2"), HasSubstr("begun with another --seed"));
+  EXPECT_THAT(refusal(2, "2/3", "1"),
+              HasSubstr("(--shard 2/3) is 0/2, begun with another --shard"));
+  EXPECT_FALSE(std::filesystem::exists(at("d/worker_2")));
+  first.reset();
+  // Ended before its first file: it binds neither another nor itself.
+  begin(1, "1/2", "2");
+  first = begin(0, "0/3", "2");
+  for (int64_t i = 0; i < 3; ++i) {
+    first->add(row_of(example(i)));
+  }
+  first->finish();
+  first.reset();
+  EXPECT_THAT(refusal(1, "1/2", "2"), HasSubstr("another --shard"));
+  begin(1, "1/3", "2");
+}
+
+TEST_F(Shard, a_folder_that_cannot_be_made_is_named) {
+  std::ofstream(at("file")) << "x";
+  EXPECT_THAT(
+      message_of([this] { RowShard(at("file") / "worker_0", options(3)); }, Code::kNotFound),
+      HasSubstr("worker_0"));
+}
+
 }  // namespace
 }  // namespace fastwan::data

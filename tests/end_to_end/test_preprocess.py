@@ -89,6 +89,25 @@ def test_shards_together_give_the_rows_of_one_run(fastwan, tmp_path, clips):
     assert rows_in(tmp_path / "three") == rows_in(tmp_path / "one")
 
 
+def test_shards_of_one_folder_are_of_one_set_and_verify_misses_none(fastwan, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\ufeffa red circle\na blue circle\na green plus\n", encoding="utf-8")
+
+    def prompts(*extra):
+        return fastwan(*words("out", *extra, path="prompts.txt", kind="text", task="text_only"))
+
+    assert prompts("--shard", "0/2").status == 0
+    run = fastwan("preprocess", "verify", "out")
+    assert run.status == 3 and "--shard 1/2 is missing; run it" in run.err, run
+    assert fastwan("preprocess", "verify", "out/combined_parquet_dataset/worker_0").status == 0
+    run = prompts("--shard", "2/3")  # rows of 0/2 would come again
+    assert run.status == 8 and "begun with another --shard" in run.err, run
+    run = prompts("--shard", "1/2", "--samples-per-file", "1")
+    assert run.status == 8 and "begun with another --samples-per-file" in run.err, run
+    assert prompts("--shard", "1/2").status == 0
+    assert fastwan("preprocess", "verify", "out").status == 0
+    assert [row["caption"] for row in rows_in(tmp_path / "out")] == ["a red circle", "a blue circle", "a green plus"]
+
+
 def test_a_killed_run_goes_on_and_each_id_comes_once(fastwan, tmp_path, clips):
     expected = fastwan(*words("whole", "--samples-per-file", "2"))
     assert expected.status == 0, expected

@@ -209,3 +209,20 @@ def test_verify_tells_what_is_wrong(tmp_path, fastwan):
     assert broken.status == 3, broken
     for part in ("3 problems", "clip-0", "NaN", "[4, 3, 5, 6]"):
         assert part in broken.err, broken
+
+
+def test_verify_finds_what_training_would_stop_at(tmp_path, fastwan):
+    rows = rows_of("t2v", 5)
+    for i, row in enumerate(rows):
+        row["id"] = f"clip-{i}"
+    put(rows[1], "vae_latent", numpy.ones((4, 3, 35), numpy.float32))
+    put(rows[2], "vae_latent", numpy.ones((4, 3, 5, 7), numpy.int64))
+    put(rows[3], "text_embedding", numpy.ones((2, 8), numpy.float32))
+    put(rows[4], "text_embedding", numpy.ones(16, numpy.float32))
+    write(tmp_path / "a.parquet", "t2v", rows)
+    run = fastwan("preprocess", "verify", "a.parquet")
+    assert run.status == 3, run
+    for part in ("4 problems", "row 1: vae_latent must have 4 dimensions, its shape is [4, 3, 35]",
+                 "row 2: vae_latent holds int64, wanted float32", "row 3: text_embedding is of width [8], the first is [16]",
+                 "row 4: text_embedding must have 2 dimensions"):
+        assert part in run.err, run
