@@ -102,6 +102,7 @@ TEST(DescribeWeights, ALoraTellsItsKeysRanksAndStrangers) {
                             {base + "k.lora_down.weight", {4, 24}},
                             {base + "k.lora_up.weight", {24, 4}},
                             {base + "k.diff_b", {24}},
+                            {"blocks.0.to_gate_compress.bias", {24}},
                             {"stranger", {1}}});
   const Json document = describe_weights(model.where() / "x" / "model.safetensors");
   EXPECT_EQ(document.at("kind"), "lora");
@@ -109,6 +110,7 @@ TEST(DescribeWeights, ALoraTellsItsKeysRanksAndStrangers) {
   EXPECT_EQ(document.at("ranks"), Json({4, 8}));
   EXPECT_EQ(document.at("modules"), 2);
   EXPECT_EQ(document.at("differences"), 1);
+  EXPECT_EQ(document.at("gates"), 1);
   EXPECT_EQ(document.at("unknown_keys").at("first"), Json({"stranger"}));
 }
 

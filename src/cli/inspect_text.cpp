@@ -129,6 +129,9 @@ std::string weights_text(const Json& document) {
       head.add(
           {"differences", plain(document.at("differences")) + " weights or biases as a whole"});
     }
+    if (document.at("gates") != 0) {
+      head.add({"gates", plain(document.at("gates")) + " weights and biases as a whole"});
+    }
     const Json& unknown = document.at("unknown_keys");
     if (unknown.at("count") != 0) {
       head.add({"unknown keys",

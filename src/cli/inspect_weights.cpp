@@ -147,8 +147,13 @@ Json lora_of(const io::WeightFiles& weights) {
   std::set<int64_t> ranks;
   std::vector<std::string> unknown;
   int64_t differences = 0;
+  int64_t gates = 0;
   for (const std::string& name : weights.names()) {
     const std::optional<layout::LoraKey> key = layout::read_lora_key(name);
+    if (layout::is_whole_gate(name)) {
+      ++gates;
+      continue;
+    }
     if (!key) {
       unknown.push_back(name);
       continue;
@@ -165,11 +170,9 @@ Json lora_of(const io::WeightFiles& weights) {
   if (modules.empty()) {
     return nullptr;
   }
-  return {{"styles", styles},
-          {"modules", modules.size()},
-          {"ranks", ranks},
-          {"differences", differences},
-          {"unknown_keys", first_names(unknown)}};
+  return {{"styles", styles}, {"modules", modules.size()},
+          {"ranks", ranks},   {"differences", differences},
+          {"gates", gates},   {"unknown_keys", first_names(unknown)}};
 }
 
 Json tensor_list(const io::WeightFiles& weights) {

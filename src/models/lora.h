@@ -33,8 +33,8 @@ class LoraMerge {
   std::vector<std::string> merge(const layout::LoraChoice& lora);
   void remove();  // all merges
 
-  // Whether any of the files holds gates, for a base that may have none. A file that is not there
-  // holds none.
+  // Whether any of the files holds gates or adapters of gates, for a base that may have none. A
+  // file that is not there holds none.
   static bool bring_gates(std::span<const std::string> loras);
 
  private:

@@ -85,6 +85,11 @@ std::optional<LoraKey> read_lora_key(const std::string& key) {
   return LoraKey{diffusers, ending->second, style};
 }
 
+bool is_whole_gate(const std::string& key) {
+  return key.ends_with(str('.', kGateName, ".weight")) ||
+         key.ends_with(str('.', kGateName, ".bias"));
+}
+
 LoraChoice read_lora_choice(const std::string& text) {
   const std::size_t colon = text.rfind(':');
   std::error_code ignored;

@@ -24,6 +24,9 @@ struct LoraKey {
 // Nothing for a key that has no place in a LoRA file.
 std::optional<LoraKey> read_lora_key(const std::string& key);
 
+// A gate of sparse attention, whole, under the model's own name: trained beside adapters.
+bool is_whole_gate(const std::string& key);
+
 // "PATH" or "PATH:scale". InvalidInput bad_value for a scale that is no number.
 struct LoraChoice {
   std::string file;

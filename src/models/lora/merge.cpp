@@ -46,11 +46,6 @@ std::optional<Entry>& part_of(Parts& parts, layout::LoraPart part) {
   return parts.diff;
 }
 
-bool is_gate(const std::string& name) {
-  return name.ends_with(str('.', layout::kGateName, ".weight")) ||
-         name.ends_with(str('.', layout::kGateName, ".bias"));
-}
-
 // A tensor of the file, finite, as fp32.
 at::Tensor read_fp32(const Entry& entry) {
   at::Tensor out = at::empty(entry.tensor->shape, at::kFloat);
@@ -113,7 +108,7 @@ LoraMerge::Loaded LoraMerge::load(const layout::LoraChoice& lora) const {
   const auto parameters = model_.named_parameters();
   std::map<std::string, Parts> modules;
   for (const std::string& name : out.files->names()) {
-    if (is_gate(name) && parameters.contains(name)) {
+    if (layout::is_whole_gate(name) && parameters.contains(name)) {
       const std::optional<Entry> whole = out.files->find(name);
       check_diff(lora.file, *whole, parameters[name].sizes());
       out.updates.emplace(name, Update{.whole = whole, .scale = lora.scale});
@@ -210,7 +205,9 @@ bool LoraMerge::bring_gates(std::span<const std::string> loras) {
       return false;
     }
     const std::vector<std::string> names = io::WeightFiles::open(file).names();
-    return std::any_of(names.begin(), names.end(), is_gate);
+    return std::any_of(names.begin(), names.end(), [](const std::string& name) {
+      return name.find(layout::kGateName) != std::string::npos;
+    });
   });
 }
 
