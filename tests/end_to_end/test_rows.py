@@ -1,4 +1,6 @@
 """Training rows in Parquet files, between pyarrow and the program's own reader and writer."""
+import resource
+import signal
 import subprocess
 
 import numpy
@@ -226,3 +228,16 @@ def test_verify_finds_what_training_would_stop_at(tmp_path, fastwan):
                  "row 2: vae_latent holds int64, wanted float32", "row 3: text_embedding is of width [8], the first is [16]",
                  "row 4: text_embedding must have 2 dimensions"):
         assert part in run.err, run
+
+
+def test_a_disk_that_is_full_is_said_to_be_full(tmp_path):
+    write(tmp_path / "a.parquet", "t2v", rows_of("t2v", 64))
+
+    def limit():  # a write beyond it fails as one to a full disk does, but for the number of the error
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    run = subprocess.run([binary().parent / "parquet_copy", "t2v", tmp_path / "a.parquet", tmp_path / "b.parquet", "8", "1"],
+                         capture_output=True, text=True, preexec_fn=limit)
+    assert run.returncode == 3 and "b.parquet: File too large. Raise `ulimit -f`" in run.stderr, run
+    assert not list(tmp_path.glob("*b.parquet*"))

@@ -7,6 +7,7 @@
 #include <arrow/memory_pool.h>
 #include <arrow/table.h>
 #include <arrow/type.h>
+#include <arrow/util/io_util.h>
 #include <parquet/arrow/writer.h>
 #include <parquet/properties.h>
 
@@ -24,10 +25,11 @@ void check(const arrow::Status& status, const Path& file) {
   if (status.ok()) {
     return;
   }
-  const bool is_full = status.message().find("No space left") != std::string::npos;
-  throw IoError(
-      is_full ? Code::kDiskFull : Code::kWriteFailed,
-      str("cannot write ", escape_control(file.string()), ": ", escape_control(status.message())));
+  if (const int error = arrow::internal::ErrnoFromStatus(status); error != 0) {
+    throw_io_error(error, file, "write");  // the message alone says no more than that it failed
+  }
+  throw IoError(Code::kWriteFailed, str("cannot write ", escape_control(file.string()), ": ",
+                                        escape_control(status.message())));
 }
 
 template <class Value>
