@@ -161,6 +161,9 @@ void verify_row(const io::Row& row,
     problems.add(
         str(place, ": the id ", escape_control(*text), " comes at ", first->second, " already"));
   }
+  if (!row.contains("text_embedding")) {
+    problems.add(str(place, ": its file has no column text_embedding_bytes"));
+  }
   for (const auto& [name, cell] : row) {
     const auto* tensor = std::get_if<io::TensorCell>(&cell);
     if (tensor == nullptr) {

@@ -25,56 +25,68 @@ std::string shape_text(const at::Tensor& tensor) {
   return format_shape({tensor.sizes().data(), tensor.sizes().size()});
 }
 
+// The examples of a micro-batch, and what messages call them: ids repeat between data sets.
+struct Read {
+  const std::vector<Example>& examples;
+  const std::vector<int64_t>& rows;  // their indices in the source
+  const Source& source;
+
+  std::string name(std::size_t i) const {
+    const std::string place = source.place(rows[i]);
+    return str(escape_control(examples[i].id), place.empty() ? "" : str(" (", place, ")"));
+  }
+};
+
 // A tensor of an example, and what messages call it.
 struct Part {
   at::Tensor Example::*tensor;
   const char* name;
 };
 
-at::Tensor first_frames(const Example& example, int64_t frames) {  // [C, T, H, W]
-  if (example.latents.size(1) < frames) {
-    throw InvalidInput(Code::kBadDataset,
-                       str("row ", escape_control(example.id), " has ", example.latents.size(1),
-                           " latent frames, wanted ", frames));
+at::Tensor first_frames(const Read& read, std::size_t i, int64_t frames) {  // [C, T, H, W]
+  const at::Tensor& latents = read.examples[i].latents;
+  if (latents.size(1) < frames) {
+    throw InvalidInput(Code::kBadDataset, str("row ", read.name(i), " has ", latents.size(1),
+                                              " latent frames, wanted ", frames));
   }
-  return example.latents.narrow(1, 0, frames);
+  return latents.narrow(1, 0, frames);
 }
 
 // Undefined where no example has the part.
-at::Tensor join(const std::vector<Example>& examples, const Part& part, int64_t frames = 0) {
-  if (std::none_of(examples.begin(), examples.end(),
+at::Tensor join(const Read& read, const Part& part, int64_t frames = 0) {
+  if (std::none_of(read.examples.begin(), read.examples.end(),
                    [&part](const Example& e) { return (e.*part.tensor).defined(); })) {
     return {};
   }
   std::vector<at::Tensor> parts;  // b of [C, T, H, W] or [K + 1, C, T, H, W]
-  for (const Example& example : examples) {
-    if (!(example.*part.tensor).defined()) {
-      throw InvalidInput(Code::kBadDataset, str("row ", escape_control(example.id), " has no ",
-                                                part.name, ", others of its batch have"));
+  for (std::size_t i = 0; i < read.examples.size(); ++i) {
+    const at::Tensor& tensor = read.examples[i].*part.tensor;
+    if (!tensor.defined()) {
+      throw InvalidInput(Code::kBadDataset, str("row ", read.name(i), " has no ", part.name,
+                                                ", others of its batch have"));
     }
-    parts.push_back(frames > 0 ? first_frames(example, frames) : example.*part.tensor);
+    parts.push_back(frames > 0 ? first_frames(read, i, frames) : tensor);
     if (parts.back().sizes() != parts[0].sizes()) {
-      throw InvalidInput(
-          Code::kBadDataset,
-          str("rows ", escape_control(examples[0].id), " and ", escape_control(example.id),
-              " have ", part.name, " of unlike shapes: ", shape_text(parts[0]), " and ",
-              shape_text(parts.back()), ". One data set holds one size"));
+      throw InvalidInput(Code::kBadDataset,
+                         str("rows ", read.name(0), " and ", read.name(i), " have ", part.name,
+                             " of unlike shapes: ", shape_text(parts[0]), " and ",
+                             shape_text(parts.back()), ". One data set holds one size"));
     }
   }
   return at::stack(parts);
 }
 
-at::Tensor join_texts(const std::vector<Example>& examples, int64_t text_rows) {
-  const int64_t width = examples[0].text.size(1);
-  at::Tensor joined = at::zeros({static_cast<int64_t>(examples.size()), text_rows, width},
-                                examples[0].text.options());  // [b, text_rows, D]
-  for (std::size_t i = 0; i < examples.size(); ++i) {
-    const at::Tensor& text = examples[i].text;  // [L, D]
+at::Tensor join_texts(const Read& read, int64_t text_rows) {
+  const at::Tensor& first = read.examples[0].text;  // [L, D]
+  const int64_t width = first.size(1);
+  at::Tensor joined = at::zeros({static_cast<int64_t>(read.examples.size()), text_rows, width},
+                                first.options());  // [b, text_rows, D]
+  for (std::size_t i = 0; i < read.examples.size(); ++i) {
+    const at::Tensor& text = read.examples[i].text;  // [L, D]
     if (text.size(1) != width) {
-      throw InvalidInput(
-          Code::kBadDataset,
-          str("rows ", escape_control(examples[0].id), " and ", escape_control(examples[i].id),
-              " have text embeddings of widths ", width, " and ", text.size(1)));
+      throw InvalidInput(Code::kBadDataset,
+                         str("rows ", read.name(0), " and ", read.name(i),
+                             " have text embeddings of widths ", width, " and ", text.size(1)));
     }
     const int64_t length = std::min(text.size(0), text_rows);
     joined[static_cast<int64_t>(i)].narrow(0, 0, length).copy_(text.narrow(0, 0, length));
@@ -204,11 +216,12 @@ Batch Loader::Impl::put_together(int64_t micro_index,
     batch.slots.push_back(slot_of(micro_index, i));
     batch.captions.push_back(examples[static_cast<std::size_t>(i)].caption);
   }
-  batch.latents = join(examples, {&Example::latents, "latents"}, options.latent_frames);
-  batch.trajectory = join(examples, {&Example::trajectory, "trajectories"});
+  const Read read{examples, batch.rows, *source};
+  batch.latents = join(read, {&Example::latents, "latents"}, options.latent_frames);
+  batch.trajectory = join(read, {&Example::trajectory, "trajectories"});
   batch.trajectory_timesteps =
-      join(examples, {&Example::trajectory_timesteps, "timesteps of trajectories"});
-  batch.text = join_texts(examples, options.text_rows);
+      join(read, {&Example::trajectory_timesteps, "timesteps of trajectories"});
+  batch.text = join_texts(read, options.text_rows);
   return batch;
 }
 

@@ -340,6 +340,28 @@ TEST(Loader, refuses_rows_that_do_not_fit_together) {
               HasSubstr("no latents"));
 }
 
+// Two sets of one teacher have the same ids.
+TEST(Loader, messages_name_the_place_of_a_row_where_it_has_one) {
+  class Placed final : public Source {
+   public:
+    int64_t size() const override { return 2; }
+    Example get(int64_t index) const override {
+      Example example = example_of(index);
+      example.id = "prompt-0";
+      if (index == 1) {
+        example.latents = at::ones({2, 1, 1, 1});
+      }
+      return example;
+    }
+    std::string place(int64_t index) const override { return str("set", index, ".parquet"); }
+    std::string digest() const override { return ""; }
+  };
+  Loader loader(std::make_shared<Placed>(), options_of(2));
+  const std::string message = message_of([&] { loader.next(); }, Code::kBadDataset);
+  EXPECT_THAT(message, HasSubstr("prompt-0 (set0.parquet)"));
+  EXPECT_THAT(message, HasSubstr("prompt-0 (set1.parquet)"));
+}
+
 TEST(MemorySource, digest_tells_data_sets_apart) {
   const std::string digest = source_of(3)->digest();
   EXPECT_EQ(digest, source_of(3)->digest());

@@ -12,7 +12,7 @@
 namespace fastwan::data {
 namespace {
 
-class ParquetRows final : public RowSource {
+class ParquetRows final : public Source {
  public:
   ParquetRows(const std::vector<DataFolder>& folders, const RowSourceOptions& options) {
     Sha256 digest;
@@ -96,8 +96,8 @@ std::vector<DataFolder> parse_data_path(const std::string& text) {
   return folders;
 }
 
-std::shared_ptr<const RowSource> open_row_source(const std::string& data_path,
-                                                 const RowSourceOptions& options) {
+std::shared_ptr<const Source> open_row_source(const std::string& data_path,
+                                              const RowSourceOptions& options) {
   return std::make_shared<ParquetRows>(parse_data_path(data_path), options);
 }
 

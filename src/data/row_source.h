@@ -22,15 +22,11 @@ struct RowSourceOptions {
   int64_t cache_bytes = int64_t{1} << 30;  // decoded row groups that are kept, over all folders
 };
 
-class RowSource : public Source {
- public:
-  virtual std::string place(int64_t index) const = 0;  // "a.parquet, row 3"
-};
-
-// Index space: the rows of the first folder, as often as it says, then those of the second.
-// `digest()` is a hash of sorted relative file names, row counts and repeat factors. InvalidInput
-// bad_dataset for what open_rows() refuses and when there are no rows at all.
-std::shared_ptr<const RowSource> open_row_source(const std::string& data_path,
-                                                 const RowSourceOptions& options = {});
+// Parquet files as a source; place() names file and row. Index space: the rows of the first folder,
+// as often as it says, then those of the second. `digest()` is a hash of sorted relative file
+// names, row counts and repeat factors. InvalidInput bad_dataset for what open_rows() refuses and
+// when there are no rows at all.
+std::shared_ptr<const Source> open_row_source(const std::string& data_path,
+                                              const RowSourceOptions& options = {});
 
 }  // namespace fastwan::data

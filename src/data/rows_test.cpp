@@ -125,7 +125,7 @@ TEST_F(Rows, trajectories_come_back_from_files_and_make_batches_that_resume) {
     writer->write(trajectory_row(i));
   }
   writer->finish();
-  const std::shared_ptr<const RowSource> source = open_row_source(at("t").string());
+  const std::shared_ptr<const Source> source = open_row_source(at("t").string());
   const Example wanted = example_of(trajectory_row(3), ""), got = source->get(3);
   EXPECT_FALSE(got.latents.defined());
   EXPECT_EQ(got.trajectory.sizes(), (at::IntArrayRef{3, 4, 2, 3, 5}));

@@ -32,6 +32,8 @@ class Source {
   // 0 <= index < size(); may be called from several threads. What it returns may share memory with
   // the source and is not to be written. Errors name the place of the row.
   virtual Example get(int64_t index) const = 0;
+  // Where an example is stored, "a.parquet, row 3"; empty where there is no such place.
+  virtual std::string place(int64_t /*index*/) const { return ""; }
   // Tells data sets apart: a run resumes only on the same one.
   virtual std::string digest() const = 0;
 };

@@ -228,6 +228,10 @@ def test_verify_finds_what_training_would_stop_at(tmp_path, fastwan):
                  "row 2: vae_latent holds int64, wanted float32", "row 3: text_embedding is of width [8], the first is [16]",
                  "row 4: text_embedding must have 2 dimensions"):
         assert part in run.err, run
+    table = pyarrow.parquet.read_table(tmp_path / "a.parquet").slice(0, 1)
+    pyarrow.parquet.write_table(table.drop(["text_embedding_bytes"]), tmp_path / "b.parquet")
+    run = fastwan("preprocess", "verify", "b.parquet")
+    assert run.status == 3 and "row 0: its file has no column text_embedding_bytes" in run.err, run
 
 
 def test_a_disk_that_is_full_is_said_to_be_full(tmp_path):

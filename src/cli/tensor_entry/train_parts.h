@@ -120,8 +120,8 @@ enum class Content {
 struct TrainData {
   layout::ModelFolder folder;  // of VAE, text encoder and tokenizer
   int64_t num_rows = 0;
-  std::vector<int64_t> latent_shape;            // [C, T, H, W] of a sample
-  std::shared_ptr<const data::RowSource> rows;  // where files are read, else null
+  std::vector<int64_t> latent_shape;         // [C, T, H, W] of a sample
+  std::shared_ptr<const data::Source> rows;  // where files are read, else null
   // Until encode_data(); null where no text is encoded.
   std::shared_ptr<const text::Tokenizer> tokenizer;
   // From then on:
@@ -130,7 +130,7 @@ struct TrainData {
   // What validation_loss is measured on, of rows that training does not show: files at once, clips
   // from encode_data() on; null: no such loss.
   std::shared_ptr<const data::Source> held_out;
-  std::shared_ptr<const data::RowSource> held_out_rows;  // it, where it reads files
+  std::shared_ptr<const data::Source> held_out_rows;  // it, where it reads files
 };
 // Whether the recipe asks for validation_loss, if there are rows for it.
 bool wants_validation_loss(const config::Recipe& recipe);
