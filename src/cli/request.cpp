@@ -167,6 +167,48 @@ std::optional<config::Preset> folder_preset(const layout::ModelFolder& model) {
   return config::preset_from_json(read_json_file(file.string()), file.string());
 }
 
+namespace {
+
+// What the model's folder says of how it wants to be sampled, and what its adapters change of that.
+struct OwnSampling {
+  std::string class_name;
+  std::optional<config::Preset> preset;
+};
+
+OwnSampling own_sampling(const layout::ModelFolder& model, const std::vector<std::string>& loras) {
+  OwnSampling out{.class_name = model.class_name, .preset = {}};
+  const Path file = model.folder / "fastwan.json";
+  std::string origin = file.string();
+  Json preset;
+  if (std::filesystem::exists(file)) {
+    preset = read_json_file(origin);
+  }
+  for (const std::string& lora : loras) {
+    const Path adapters = layout::read_lora_choice(lora).file;
+    if (!std::filesystem::exists(adapters)) {
+      continue;  // told later, with all other inputs
+    }
+    const io::WeightFiles opened = io::WeightFiles::open(adapters);
+    for (const io::SafetensorsFile& part : opened.files()) {
+      const auto found = part.metadata().find(layout::kLoraSampling);
+      if (found == part.metadata().end()) {
+        continue;
+      }
+      origin = str(part.path().string(), ", metadata ", layout::kLoraSampling);
+      const Json said = parse_json(found->second, origin);
+      const auto class_name = json_get_or<std::string>(said, "class_name", "", origin);
+      out.class_name = class_name.empty() ? out.class_name : class_name;
+      preset.merge_patch(said.contains("preset") ? said.at("preset") : Json::object());
+    }
+  }
+  if (!preset.is_null()) {
+    out.preset = config::preset_from_json(preset, origin);
+  }
+  return out;
+}
+
+}  // namespace
+
 std::vector<std::string> vocabulary_notes(const layout::ModelFolder& model,
                                           const std::vector<std::string>& prompts) {
   const Path file = model.folder / "fastwan.json";
@@ -219,12 +261,13 @@ std::vector<std::string> collect_prompts(const config::Generate& settings) {
 
 std::vector<std::string> resolve_request(config::Generate& settings,
                                          const layout::ModelFolder& model) {
-  const config::ModelFacts facts = facts_of(model);
-  const std::optional<config::Preset> own = folder_preset(model);
+  const OwnSampling own = own_sampling(model, *settings.lora);
+  config::ModelFacts facts = facts_of(model);
+  facts.class_name = own.class_name;
   if (settings.image.is_set) {
-    derive_size_from_image(settings, facts, own);
+    derive_size_from_image(settings, facts, own.preset);
   }
-  return config::resolve(settings, facts, own);
+  return config::resolve(settings, facts, own.preset);
 }
 
 std::optional<std::size_t> gpu_index(const std::string& device) {

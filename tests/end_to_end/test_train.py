@@ -933,6 +933,47 @@ def test_gates_that_were_trained_beside_adapters_are_what_generate_shows(fastwan
     assert latents["base", "export"] != latents["base", "without.safetensors"]
 
 
+def test_adapters_of_a_few_step_student_say_how_it_is_sampled(fastwan, tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+    lora = [f"--models.{role}.lora.{setting}" for role in ("student", "critic") for setting in ("enable=true", "rank=2")]
+    write_recipe(tmp_path, DISTILL, steps=2)
+    assert train(fastwan, tmp_path, *lora).status == 0
+    export = tmp_path / "run" / "export"
+    with safe_open(export / "pytorch_lora_weights.safetensors", "np") as file:
+        said = json.loads(file.metadata()["fastwan_sampling"])
+    assert said["class_name"] == "WanDMDPipeline" and said["preset"]["dmd_denoising_steps"] == [1000, 757, 522], said
+    whole = fastwan("ckpt", "consolidate", tmp_path / "run" / "checkpoint-2", "-o", tmp_path / "consolidated")
+    assert whole.status == 0, whole
+    with safe_open(tmp_path / "consolidated" / "pytorch_lora_weights.safetensors", "np") as file:
+        assert json.loads(file.metadata()["fastwan_sampling"]) == said
+
+    # A base of many steps.
+    base = tmp_path / "base"
+    shutil.copytree(MODEL, base)
+    (base / "fastwan.json").write_text(json.dumps({
+        **{k: v for k, v in json.loads((base / "fastwan.json").read_text()).items()
+           if k not in ("dmd_denoising_steps", "warp_denoising_step", "VSA_sparsity", "sampler")},
+        "num_inference_steps": 9, "guidance_scale": 4.0, "sampler": "unipc"}))
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, "_class_name": "WanPipeline"}))
+    save_file(load_file(export / "pytorch_lora_weights.safetensors"), tmp_path / "silent.safetensors")
+
+    def sampled(*words):
+        made = fastwan("generate", "-m", base, "-p", PROMPT, "-o", "video.png", "--overwrite", "--json", *words)
+        assert made.status == 0, made
+        settings = json.loads(made.out)["settings"]
+        return [settings.get(f"--{name}") for name in ("sampler", "steps", "guidance-scale", "dmd-denoising-steps", "VSA-sparsity")]
+    assert sampled() == ["unipc", "9", "4", None, None] == sampled("--lora", tmp_path / "silent.safetensors")
+    assert sampled("--lora", export) == ["dmd", "3", "1", "1000,757,522", "0.5"]
+    mine = sampled("--lora", export, "--VSA-sparsity", "0.75", "--dmd-denoising-steps", "1000,500")
+    assert mine == ["dmd", "2", "1", "1000,500", "0.75"], "the user's words count more"
+    save_file(load_file(tmp_path / "silent.safetensors"), tmp_path / "bad.safetensors",
+              metadata={"fastwan_sampling": json.dumps({"class_name": "", "preset": {"stepz": 3}})})
+    bad = fastwan("generate", "-m", base, "-p", PROMPT, "--lora", tmp_path / "bad.safetensors")
+    assert bad.status == 2 and "bad.safetensors, metadata fastwan_sampling" in bad.err and "stepz" in bad.err, bad
+
+
 def add_snapshot(cache, commit):
     """models/tiny-shapes as the hub's client stores org/tiny: files are links to blobs; main names the new commit."""
     repository = cache / "models--org--tiny"

@@ -24,13 +24,16 @@ void require_file_alone(const ConsolidateCall& call, const char* what) {
 // Adapters are a file beside any base, in fp32, as the run exports them.
 void consolidate_lora(const ConsolidateCall& call,
                       const std::vector<training::ExportTensor>& weights,
-                      const training::LoraOptions& options) {
+                      const training::LoraOptions& options,
+                      const Sampling& sampling) {
   require_file_alone(call, "adapters: they become a LoRA file");
   std::vector<models::NamedTensor> trained;
   for (const training::ExportTensor& weight : weights) {
     trained.push_back({.name = weight.name, .tensor = weight.value()});
   }
-  training::save_lora(call.to, training::export_lora(trained, options));
+  training::LoraExport lora = training::export_lora(trained, options);
+  lora.metadata.merge(lora_metadata(sampling));
+  training::save_lora(call.to, lora);
 }
 
 // The folder that the run took the role's model from.
@@ -66,7 +69,7 @@ void consolidate(const ConsolidateCall& call) {
   const std::vector<training::ExportTensor> weights = training::weights_of(
       checkpoint, call.role, averaged ? PieceKind::kEma : PieceKind::kParameter);
   if (model->second.lora.enable) {
-    consolidate_lora(call, weights, lora_of(recipe, model->second));
+    consolidate_lora(call, weights, lora_of(recipe, model->second), sampling_of(recipe, call.role));
     return;
   }
   if (recipe.method.kind == config::MethodKind::kFeatures) {

@@ -18,6 +18,7 @@
 #include "cli/tensor_entry/train_work.h"
 #include "models/checkpoint.h"
 #include "models/layout/cost.h"
+#include "models/layout/lora_keys.h"
 #include "training/dmd/distill.h"
 
 namespace fastwan::cli {
@@ -99,7 +100,9 @@ int64_t tokens_of_step(const Recipe& recipe, const RoleNetworks& networks, const
 // The student's weights as a model folder, or its adapters as one file.
 void write_student(const Recipe& recipe, const RoleNetwork& student, const Path& to) {
   if (student.lora) {
-    training::save_lora(to, training::export_lora(*student.network, *student.lora));
+    training::LoraExport lora = training::export_lora(*student.network, *student.lora);
+    lora.metadata.merge(lora_metadata(sampling_of(recipe, kStudent)));
+    training::save_lora(to, lora);
     return;
   }
   training::ExportOptions options = export_options(recipe, kStudent, student.folder.folder);
@@ -226,31 +229,46 @@ TrainDraft draft_flow(const TrainContext& context) {
   return out;
 }
 
+Sampling sampling_of(const Recipe& recipe, const std::string& role) {
+  Sampling out;
+  if (role != kStudent) {
+    return out;
+  }
+  const config::RoleModel& model = recipe.models.at(role);
+  if (model.attention_backend == config::AttentionBackend::kVsa) {
+    out.preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
+    // Without gates nothing else tells that it is sparse.
+    out.preset["attention_backend"] = recipe.training.vsa.coarse_branch ? Json() : Json("vsa");
+  }
+  if (config::is_few_step(recipe.method.kind)) {
+    out.class_name = "WanDMDPipeline";
+    out.preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
+    out.preset["warp_denoising_step"] = recipe.method.warp_denoising_step ? Json(true) : Json();
+    out.preset["sampler"] = "dmd";
+    out.preset["flow_shift"] = model.flow_shift;
+    out.preset["num_inference_steps"] = nullptr;
+    out.preset["guidance_scale"] = nullptr;
+  }
+  return out;
+}
+
+std::map<std::string, std::string> lora_metadata(const Sampling& sampling) {
+  if (sampling.preset.empty()) {
+    return {};
+  }
+  return {{layout::kLoraSampling,
+           Json{{"class_name", sampling.class_name}, {"preset", sampling.preset}}.dump()}};
+}
+
 training::ExportOptions export_options(const Recipe& recipe,
                                        const std::string& role,
                                        const Path& base) {
-  const bool is_student = role == kStudent;
-  const bool is_few_step = is_student && config::is_few_step(recipe.method.kind);
-  const config::RoleModel& model = recipe.models.at(role);
-  Json preset = Json::object();
-  if (is_student && model.attention_backend == config::AttentionBackend::kVsa) {
-    preset["VSA_sparsity"] = recipe.training.vsa.sparsity;
-    // Without gates nothing else tells that it is sparse.
-    preset["attention_backend"] = recipe.training.vsa.coarse_branch ? Json() : Json("vsa");
-  }
-  if (is_few_step) {
-    preset["dmd_denoising_steps"] = recipe.method.dmd_denoising_steps;
-    preset["warp_denoising_step"] = recipe.method.warp_denoising_step ? Json(true) : Json();
-    preset["sampler"] = "dmd";
-    preset["flow_shift"] = model.flow_shift;
-    preset["num_inference_steps"] = nullptr;
-    preset["guidance_scale"] = nullptr;
-  }
+  const Sampling sampling = sampling_of(recipe, role);
   const config::Checkpoint& saving = recipe.training.checkpoint;
   return {.base = base,
           .to = {},
-          .class_name = is_few_step ? "WanDMDPipeline" : "",
-          .preset = preset.empty() ? "" : preset.dump(),
+          .class_name = sampling.class_name,
+          .preset = sampling.preset.empty() ? "" : sampling.preset.dump(),
           .dtype = saving.export_dtype == config::ComputeDtype::kBf16 ? at::kBFloat16 : at::kFloat,
           .limit_bytes = saving.export_limit_bytes};
 }

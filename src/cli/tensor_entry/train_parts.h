@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "base/files.h"
+#include "base/json.h"
 #include "base/watch.h"
 #include "config/recipe.h"
 #include "data/loader.h"
@@ -169,6 +170,16 @@ at::ScalarType state_type(const config::Recipe& recipe);  // of losses and sampl
 std::unique_ptr<training::Method> make_method(const TrainContext& context,
                                               const RoleNetworks& networks,
                                               const TrainData& data);
+
+// How the role's network wants to be sampled: its pipeline's class, where it differs from the
+// base's, and what a fastwan.json says (null: nothing, whatever the base's says).
+struct Sampling {
+  std::string class_name;
+  Json preset = Json::object();
+};
+Sampling sampling_of(const config::Recipe& recipe, const std::string& role);
+// The same for the metadata of a LoRA file (docs/lora.md).
+std::map<std::string, std::string> lora_metadata(const Sampling& sampling);
 
 // How a role's weights become a model folder; where to is left to the caller. A distilled student
 // is a few-step model, and its folder's preset says the run's way of sampling.

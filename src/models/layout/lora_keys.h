@@ -24,6 +24,10 @@ struct LoraKey {
 // Nothing for a key that has no place in a LoRA file.
 std::optional<LoraKey> read_lora_key(const std::string& key);
 
+// Key of a file's metadata: {"class_name", "preset"}, how the network with these adapters wants to
+// be sampled; "class_name" empty: as the base. Written by training.
+inline constexpr const char* kLoraSampling = "fastwan_sampling";
+
 // A gate of sparse attention, whole, under the model's own name: trained beside adapters.
 bool is_whole_gate(const std::string& key);
 
