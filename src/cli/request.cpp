@@ -106,20 +106,35 @@ std::vector<std::string> read_sources(
   return warnings;
 }
 
-bool has_gates(const Path& weights) {
-  const std::vector<std::string> names = io::WeightFiles::open(weights).names();
+// Of the files that are there: a missing one is told later, with all other inputs.
+std::vector<io::WeightFiles> open_loras(const std::vector<std::string>& loras) {
+  std::vector<io::WeightFiles> opened;
+  for (const std::string& lora : loras) {
+    const Path file = layout::read_lora_choice(lora).file;
+    if (std::filesystem::exists(file)) {
+      opened.push_back(io::WeightFiles::open(file));
+    }
+  }
+  return opened;
+}
+
+bool has_gates(const io::WeightFiles& weights) {
+  const std::vector<std::string> names = weights.names();
   return std::any_of(names.begin(), names.end(), [](const std::string& name) {
     return name.find(layout::kGateName) != std::string::npos;
   });
 }
 
-// Of the weights, or of adapters that were trained with gates. A LoRA file that is not there is
-// told later, with all other inputs.
+bool has_gates(const Path& weights) {
+  return has_gates(io::WeightFiles::open(weights));
+}
+
+// Of the weights, or of adapters that were trained with gates.
 void find_gates(layout::ModelFolder& model, const std::vector<std::string>& loras) {
-  const bool from_loras = std::any_of(loras.begin(), loras.end(), [](const std::string& lora) {
-    const Path file = layout::read_lora_choice(lora).file;
-    return std::filesystem::exists(file) && has_gates(file);
-  });
+  const std::vector<io::WeightFiles> adapters = open_loras(loras);
+  const bool from_loras =
+      std::any_of(adapters.begin(), adapters.end(),
+                  [](const io::WeightFiles& weights) { return has_gates(weights); });
   model.transformer_config.is_gated = from_loras || has_gates(model.transformer);
   if (model.transformer_2) {
     model.transformer_2_config->is_gated = from_loras || has_gates(*model.transformer_2);
@@ -176,33 +191,22 @@ struct OwnSampling {
 };
 
 OwnSampling own_sampling(const layout::ModelFolder& model, const std::vector<std::string>& loras) {
-  OwnSampling out{.class_name = model.class_name, .preset = {}};
+  OwnSampling out{.class_name = model.class_name, .preset = folder_preset(model)};
   const Path file = model.folder / "fastwan.json";
-  std::string origin = file.string();
-  Json preset;
-  if (std::filesystem::exists(file)) {
-    preset = read_json_file(origin);
-  }
-  for (const std::string& lora : loras) {
-    const Path adapters = layout::read_lora_choice(lora).file;
-    if (!std::filesystem::exists(adapters)) {
-      continue;  // told later, with all other inputs
-    }
-    const io::WeightFiles opened = io::WeightFiles::open(adapters);
-    for (const io::SafetensorsFile& part : opened.files()) {
+  Json preset = out.preset ? read_json_file(file.string()) : Json::object();
+  for (const io::WeightFiles& adapters : open_loras(loras)) {
+    for (const io::SafetensorsFile& part : adapters.files()) {
       const auto found = part.metadata().find(layout::kLoraSampling);
       if (found == part.metadata().end()) {
         continue;
       }
-      origin = str(part.path().string(), ", metadata ", layout::kLoraSampling);
+      const std::string origin = str(part.path().string(), ", metadata ", layout::kLoraSampling);
       const Json said = parse_json(found->second, origin);
       const auto class_name = json_get_or<std::string>(said, "class_name", "", origin);
       out.class_name = class_name.empty() ? out.class_name : class_name;
       preset.merge_patch(said.contains("preset") ? said.at("preset") : Json::object());
+      out.preset = config::preset_from_json(preset, origin);
     }
-  }
-  if (!preset.is_null()) {
-    out.preset = config::preset_from_json(preset, origin);
   }
   return out;
 }

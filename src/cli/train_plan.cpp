@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/text.h"
+#include "cli/distill_plan.h"
 #include "cli/hub_cache.h"
 #include "cli/table.h"
 #include "models/layout/configs.h"
@@ -265,15 +266,8 @@ void plan_work(TrainPlan& plan, const Recipe& recipe, const std::vector<Network>
                         [role](const Network& n) { return n.plan.role == role; })
         ->work;
   };
-  const config::Method& m = recipe.method;
-  const bool simulates = m.rollout_mode == config::RolloutMode::kSimulate;
-  const layout::DistillWork work = layout::distill_work(
-      of("student"), of("teacher"), of("critic"),
-      {.earlier_forwards =
-           simulates ? (real(static_cast<int64_t>(m.dmd_denoising_steps.size())) - 1) / 2 : 0,
-       .teacher_forwards = m.real_score_guidance_scale == 1 ? 1 : 2,
-       .update_interval = m.generator_update_interval,
-       .regresses = config::reads_trajectories(m)});
+  const layout::DistillWork work =
+      layout::distill_work(of("student"), of("teacher"), of("critic"), distill_plan(recipe.method));
   plan.critic_work = videos * work.critic;
   plan.student_work = videos * work.student;
   plan.work = videos * work.mean;

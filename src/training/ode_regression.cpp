@@ -48,7 +48,7 @@ Metrics OdeRegression::accumulate(const std::string&,
                                   int64_t step,
                                   const MicroBatch& batch,
                                   double share) {
-  ramp_sparsity(student_, options_.ramp, step);
+  settle(step);
   const TrajectoryDraw drawn =
       draw_states(batch, {.seed = options_.seed, .stream = Stream::kStudentRollout, .step = step},
                   options_.state);

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "models/layout/training_cost.h"
+#include "cli/distill_plan.h"
 #include "ops/topk.h"
 #include "training/schedule.h"
 
@@ -46,15 +46,6 @@ layout::PassWork pass_of(const Recipe& recipe,
                                !model.lora.enable);
 }
 
-layout::DistillPlan plan_of(const config::Method& method) {
-  const bool simulates = method.rollout_mode == config::RolloutMode::kSimulate;
-  const auto num_steps = static_cast<double>(method.dmd_denoising_steps.size());
-  return {.earlier_forwards = simulates ? (num_steps - 1) / 2 : 0,
-          .teacher_forwards = method.real_score_guidance_scale == 1 ? 1 : 2,
-          .update_interval = method.generator_update_interval,
-          .regresses = config::reads_trajectories(method)};
-}
-
 }  // namespace
 
 std::function<double(int64_t step)> operations_of(const Recipe& recipe,
@@ -78,8 +69,8 @@ std::function<double(int64_t step)> operations_of(const Recipe& recipe,
     if (recipe.method.kind != config::MethodKind::kDistill) {
       return videos * pass("student").total();
     }
-    const layout::DistillWork work = layout::distill_work(pass("student"), pass("teacher"),
-                                                          pass("critic"), plan_of(recipe.method));
+    const layout::DistillWork work = layout::distill_work(
+        pass("student"), pass("teacher"), pass("critic"), distill_plan(recipe.method));
     const std::vector<std::string> updated = method.updates(step);
     const bool is_students = std::find(updated.begin(), updated.end(), "student") != updated.end();
     return videos * (work.critic + (is_students ? work.student : 0));

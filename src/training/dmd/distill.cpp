@@ -72,7 +72,7 @@ Metrics Distill::accumulate(const std::string& network,
                             int64_t step,
                             const MicroBatch& batch,
                             double share) {
-  ramp_sparsity(roles_.student, options_.ramp, step);
+  settle(step);
   return network == kStudent ? update_student(step, batch, share)
                              : update_critic(step, batch, share);
 }
