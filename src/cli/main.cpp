@@ -1,6 +1,7 @@
 // The program `fastwan`: torch-free, so that help and inspection answer at once. Commands that need
 // tensors open libfastwan.so (tensor_library.h).
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -9,8 +10,12 @@
 #include <string>
 #include <vector>
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "base/check.h"
 #include "base/env.h"
+#include "base/files.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "cli/command.h"
@@ -124,6 +129,20 @@ int run(Program& program, std::vector<std::string> words) {
                          guess ? " Did you mean " + *guess + "?" : " `fastwan --help` lists them"));
 }
 
+// The status, once what was printed has arrived: numbers are kept by `> file`, and a full disk must
+// not leave half of them behind a success. Who reads a pipe may stop when they like.
+int delivered(int status) {
+  errno = 0;
+  const bool is_whole = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  const int reason = errno == 0 ? EIO : errno;  // an earlier write's is not kept
+  struct stat kind {};
+  if (is_whole ||
+      (::fstat(STDOUT_FILENO, &kind) == 0 && (S_ISFIFO(kind.st_mode) || S_ISSOCK(kind.st_mode)))) {
+    return status;
+  }
+  throw_io_error(reason, "standard output", "write");
+}
+
 }  // namespace
 
 }  // namespace fastwan::cli
@@ -135,7 +154,7 @@ int main(int argc, char** argv) {
   try {
     program.executable = std::filesystem::read_symlink("/proc/self/exe");
     const std::span<char*> words(argv, static_cast<std::size_t>(argc));
-    return fastwan::cli::run(program, {words.begin() + 1, words.end()});
+    return fastwan::cli::delivered(fastwan::cli::run(program, {words.begin() + 1, words.end()}));
   } catch (const std::exception& error) {
     return fastwan::cli::report(error, program.error_format);
   }
