@@ -66,7 +66,7 @@ class Reader {
   void read_value(Gate& gate,
                   const std::vector<std::string>& path,
                   const std::string& key,
-                  const YamlValue& value) const {
+                  const YamlValue& value) {
     const std::string at = where(key, value);
     if (path[2] == "conditions" && path.size() >= 5) {
       read_condition(condition_of(gate, path[3]), path, key, value);
@@ -106,7 +106,7 @@ class Reader {
   void read_condition(Condition& condition,
                       const std::vector<std::string>& path,
                       const std::string& key,
-                      const YamlValue& value) const {
+                      const YamlValue& value) {
     const std::string at = where(key, value);
     if (path.size() == 5 && path[4] == "figure") {
       assign(condition.figure, value.texts, {}, at);
@@ -117,6 +117,11 @@ class Reader {
                      [&path](const auto& entry) { return path[4] == entry.first; });
     if (comparison == kComparisons.end() || path.size() > 6) {
       throw_unknown(key, value);
+    }
+    const auto [known, is_new] = compared_.try_emplace(path[1] + "." + path[3], comparison->first);
+    if (!is_new && known->second != path[4]) {
+      throw InvalidInput(Code::kBadConfig, str(at, ": the condition has ", known->second,
+                                               " already; another one is a condition of its own"));
     }
     condition.comparison = comparison->second;
     if (path.size() == 5 || path[5] == "plus") {
@@ -144,11 +149,25 @@ class Reader {
             "is read after a gate that is not here");
     for (const Condition& condition : gate.conditions) {
       require(!condition.figure.empty(), "has a condition without a figure");
+      require(compared_.contains(gate.id + "." + condition.name),
+              "has a condition without at_least, at_most or above");
+      require(!condition.reference.empty() || condition.times == 1,
+              "multiplies by `times` what is no figure");
     }
+    const Gate* before = &gate;
+    for (std::size_t i = 0; i < gates.size() && !before->read_if.empty(); ++i) {
+      const auto next = gates.find(before->read_if);
+      if (next == gates.end()) {
+        return;  // that one's own fault
+      }
+      before = &next->second;
+    }
+    require(before->read_if.empty(), "is read after itself");
   }
 
   std::map<std::string, YamlValue> values_;
   std::string origin_;
+  std::map<std::string, std::string> compared_;  // "gate.condition" -> at_least, ...
 };
 
 ConditionResult judge(const Condition& condition, const std::map<std::string, double>& figures) {
@@ -195,16 +214,21 @@ std::vector<GateResult> judge(const std::vector<Gate>& gates,
     result.verdict = !is_measured ? Verdict::kNotRun : holds ? Verdict::kPass : Verdict::kFail;
     results.push_back(std::move(result));
   }
-  for (GateResult& result : results) {
+  const auto is_unread = [&results](const GateResult& result) {
     const std::string& before = result.gate->read_if;
-    const auto passed = std::find_if(results.begin(), results.end(), [&before](const auto& r) {
-      return r.gate->id == before && r.verdict == Verdict::kPass;
-    });
-    if (!before.empty() && passed == results.end()) {
-      result.verdict = Verdict::kNotRead;
+    return !before.empty() && result.verdict != Verdict::kNotRead &&
+           std::none_of(results.begin(), results.end(), [&before](const GateResult& r) {
+             return r.gate->id == before && r.verdict == Verdict::kPass;
+           });
+  };
+  // One at a time: a gate that is not read may be what another is read after, in any order.
+  for (auto unread = results.begin();;) {
+    unread = std::find_if(results.begin(), results.end(), is_unread);
+    if (unread == results.end()) {
+      return results;
     }
+    unread->verdict = Verdict::kNotRead;
   }
-  return results;
 }
 
 }  // namespace fastwan::config

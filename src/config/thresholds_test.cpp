@@ -116,6 +116,25 @@ TEST(Thresholds, WhatIsMissingIsNotRunAndWhatDependsIsNotRead) {
   EXPECT_EQ(verdict(nan, "Q2"), Verdict::kFail);
 }
 
+TEST(Thresholds, WhatIsReadAfterAGateThatIsNotReadIsNotReadInAnyOrder) {
+  const auto chain = [](const std::string& first, const std::string& second,
+                        const std::string& third) {
+    const auto gate = [](const std::string& id, const char* read_if, const char* bound) {
+      return "  " + id + ": {quantity: a, samples: 1, " + read_if +
+             "conditions: {c: {figure: x, at_least: " + bound + "}}}\n";
+    };
+    const std::vector<Gate> gates =
+        read_text("gates:\n" + gate(first, "", "2") +
+                  gate(second, ("read_if: " + first + ", ").c_str(), "0") +
+                  gate(third, ("read_if: " + second + ", ").c_str(), "0"));
+    const auto results = judge(gates, {{"x", 1}});
+    return std::vector{verdict(results, first), verdict(results, second), verdict(results, third)};
+  };
+  const std::vector<Verdict> wanted = {Verdict::kFail, Verdict::kNotRead, Verdict::kNotRead};
+  EXPECT_EQ(chain("Q0", "Q1", "Q2"), wanted);
+  EXPECT_EQ(chain("Q2", "Q1", "Q0"), wanted);
+}
+
 TEST(Thresholds, MistakesAreRefused) {
   const std::string good = kTwo;
   const auto with = [&good](const std::string& from, const std::string& to) {
@@ -129,6 +148,18 @@ TEST(Thresholds, MistakesAreRefused) {
   EXPECT_THROW(read_text(with("quantity: plain", "amount: plain")), InvalidInput);
   EXPECT_THROW(read_text(with("times: 2", "times: two")), InvalidInput);
   EXPECT_THROW(read_text("gates: {Q1: {quantity: a, samples: 1}}\n"), InvalidInput);
+  const auto refused = [](const std::string& yaml, const std::string& words) {
+    try {
+      read_text(yaml);
+      ADD_FAILURE() << "accepted; wanted an error with: " << words;
+    } catch (const InvalidInput& error) {
+      EXPECT_NE(std::string(error.what()).find(words), std::string::npos) << error.what();
+    }
+  };
+  refused(with("b: {figure: x, above: {figure: z}}", "b: {figure: x}"), "without at_least");
+  refused(with("at_least: 3", "at_least: 3, at_most: 4"), "has at_least already");
+  refused(with("at_least: 3", "at_least: {times: 3}"), "no figure");
+  refused(with("quantity: plain", "quantity: plain\n    read_if: Q10"), "after itself");
 }
 
 }  // namespace

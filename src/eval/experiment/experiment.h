@@ -28,7 +28,7 @@ struct ExperimentOptions {
 //   {"complete": all rows that can run are kept, "rows": [{"name", "title", "status", "reason"?,
 //    ...}], "figures": {name: number}, "gates": [{"id", "quantity", "kind", "verdict",
 //    "samples": clips behind it or null, "wanted_samples", "conditions": [{"name", "figure",
-//    "value", "comparison", "bound", "holds"}]}]}
+//    "value", "comparison", "bound", "bound_of": what it is made of, "holds"}]}]}
 // A row's status: done, not_run, failed; failed ones have "exit", the exit status of what they
 // failed by. InvalidInput bad_value: a row that the file does not name, sizes that the models do
 // not take; and as the readers of gates, figures and the feature net.

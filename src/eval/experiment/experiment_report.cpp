@@ -96,6 +96,14 @@ bool is_done(const Json& row) {
   return row["status"] == "done";
 }
 
+// "at least 0.99", "at most 0.45, 0.5 x teacher.frechet": gates whose bounds were not run, or that
+// compare one figure with many, are told apart.
+std::string wanted_cell(const Json& condition) {
+  const std::string of = condition.value("bound_of", "");
+  return str(condition["comparison"].get<std::string>(), " ", cell(condition["bound"]),
+             of.empty() ? "" : ", ", of);
+}
+
 // "9", "9, wanted 2048"; empty where clips are not what was counted.
 std::string samples_cell(const Json& gate) {
   if (!gate["samples"].is_number()) {
@@ -114,12 +122,11 @@ void show_gates(Report& report, const Json& gates) {
   for (const Json& gate : gates) {
     bool is_first = true;
     for (const Json& condition : gate["conditions"]) {
-      lines.push_back(
-          {is_first ? gate["id"].get<std::string>() : "",
-           is_first ? gate["quantity"].get<std::string>() : "",
-           condition["figure"].get<std::string>(), cell(condition["value"]),
-           str(condition["comparison"].get<std::string>(), " ", cell(condition["bound"])),
-           is_first ? samples_cell(gate) : "", is_first ? gate["verdict"].get<std::string>() : ""});
+      lines.push_back({is_first ? gate["id"].get<std::string>() : "",
+                       is_first ? gate["quantity"].get<std::string>() : "",
+                       condition["figure"].get<std::string>(), cell(condition["value"]),
+                       wanted_cell(condition), is_first ? samples_cell(gate) : "",
+                       is_first ? gate["verdict"].get<std::string>() : ""});
       is_first = false;
     }
   }
@@ -324,6 +331,17 @@ std::map<std::string, int64_t> samples_of(const Json& document) {
 
 namespace {
 
+// "0.5 x teacher.frechet", "teacher.seen.shape - 0.05"; empty: the bound is a number.
+std::string bound_of(const config::Condition& condition) {
+  if (condition.reference.empty()) {
+    return "";
+  }
+  const double plus = condition.plus;
+  return str(condition.times == 1 ? "" : format_metric(condition.times) + " x ",
+             condition.reference,
+             plus == 0 ? "" : (plus < 0 ? " - " : " + ") + format_metric(std::abs(plus)));
+}
+
 // The fewest behind a figure of the gate; nullopt: none of them counts clips.
 std::optional<int64_t> fewest_of(const config::Gate& gate,
                                  const std::map<std::string, int64_t>& samples) {
@@ -356,6 +374,7 @@ Json verdicts_of(const std::vector<config::Gate>& gates,
                             {"value", number(condition.value)},
                             {"comparison", name_of(condition.condition->comparison)},
                             {"bound", number(condition.bound)},
+                            {"bound_of", bound_of(*condition.condition)},
                             {"holds", condition.holds}});
     }
     const std::optional<int64_t> fewest = fewest_of(*result.gate, samples);
@@ -370,10 +389,15 @@ Json verdicts_of(const std::vector<config::Gate>& gates,
                    {"wanted_samples", result.gate->samples},
                    {"conditions", std::move(conditions)}});
   }
-  for (std::size_t i = 0; i < gates.size(); ++i) {  // out has the gates' order
-    for (const Json& before : out) {
-      if (before["id"] == gates[i].read_if && before["verdict"] == kTooFew) {
-        out[i]["verdict"] = name_of(config::Verdict::kNotRead);
+  // What is read after a gate with too few, and after that in turn.
+  const char* not_read = name_of(config::Verdict::kNotRead);
+  for (std::size_t round = 0; round < gates.size(); ++round) {
+    for (std::size_t i = 0; i < gates.size(); ++i) {  // out has the gates' order
+      for (const Json& before : out) {
+        if (before["id"] == gates[i].read_if &&
+            (before["verdict"] == kTooFew || before["verdict"] == not_read)) {
+          out[i]["verdict"] = not_read;
+        }
       }
     }
   }

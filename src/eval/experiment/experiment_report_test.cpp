@@ -92,6 +92,16 @@ TEST(Verdicts, NeedTheClipsThatTheGateWasRegisteredWith) {
   EXPECT_TRUE(judged[5]["samples"].is_null());
 }
 
+TEST(Verdicts, AreNotReadAfterOneWithTooFewAndAfterThatInTurn) {
+  const Json document = document_of({old_row("student", 100, 0.9)});
+  const std::vector<config::Gate> gates = {gate("Q0", 1, "student.seen.all_right", 0.5, "Q1"),
+                                           gate("Q1", 1, "student.seen.all_right", 0.5, "Q2"),
+                                           gate("Q2", 101, "student.seen.all_right", 0.5)};
+  const Json judged =
+      verdicts_of(gates, figures_of(document, Json::object()), samples_of(document));
+  EXPECT_EQ(verdicts(judged), (std::vector<std::string>{"not read", "not read", "too few"}));
+}
+
 TEST(Verdicts, CountTheFiguresThatGatesCompareWithToo) {
   const Json document = document_of({old_row("student", 100, 0.9), old_row("teacher", 20, 0.9)});
   std::vector<config::Gate> gates = {gate("Q0", 100, "student.seen.all_right", 0)};
@@ -100,6 +110,18 @@ TEST(Verdicts, CountTheFiguresThatGatesCompareWithToo) {
       verdicts_of(gates, figures_of(document, Json::object()), samples_of(document));
   EXPECT_EQ(judged[0]["verdict"], "too few");
   EXPECT_EQ(judged[0]["samples"], 20);
+}
+
+TEST(Verdicts, SayWhatABoundIsMadeOf) {
+  std::vector<config::Gate> gates = {gate("Q0", 1, "a", 0.5), gate("Q1", 1, "a", -0.05),
+                                     gate("Q2", 1, "a", 0)};
+  gates[1].conditions[0].reference = "b";
+  gates[2].conditions[0].reference = "b";
+  gates[2].conditions[0].times = 1.5;
+  const Json judged = verdicts_of(gates, {}, {});
+  EXPECT_EQ(judged[0]["conditions"][0]["bound_of"], "");
+  EXPECT_EQ(judged[1]["conditions"][0]["bound_of"], "b - 0.05");
+  EXPECT_EQ(judged[2]["conditions"][0]["bound_of"], "1.5 x b");
 }
 
 class Page : public ::testing::Test {
