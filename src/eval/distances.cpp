@@ -99,9 +99,12 @@ double frechet_distance(const Gaussian& a, const Gaussian& b) {
   const at::Tensor product = root.mm(b.covariance).mm(root);
   const at::Tensor symmetric = (product + product.t()) / 2;
   const double cross = at::linalg_eigvalsh(symmetric).clamp_min(0).sqrt().sum().item<double>();
-  return (a.mean - b.mean).square().sum().item<double>() +
-         a.covariance.diagonal().sum().item<double>() +
-         b.covariance.diagonal().sum().item<double>() - 2 * cross;
+  const double distance = (a.mean - b.mean).square().sum().item<double>() +
+                          a.covariance.diagonal().sum().item<double>() +
+                          b.covariance.diagonal().sum().item<double>() - 2 * cross;
+  // Of fewer samples than features most eigenvalues are rounding, whose roots are not: equal sets
+  // would lie a little below 0.
+  return std::max(0.0, distance);
 }
 
 Estimate frechet_distance(const at::Tensor& a, const at::Tensor& b, const Bootstrap& bootstrap) {

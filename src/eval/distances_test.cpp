@@ -47,6 +47,16 @@ TEST(Frechet, OfGaussiansWithDiagonalCovariancesIsItsClosedForm) {
   EXPECT_NEAR(frechet_distance(same, same), 0, 1e-12);
 }
 
+TEST(Frechet, OfEqualSetsIsNotBelowZero) {
+  for (const int64_t n : {8, 30, 60}) {  // of 64 features: what rounding leaves of the null space
+    const at::Tensor set = golden_tensor("distances", "few", {n, 64});
+    const Estimate same = frechet_distance(set, set, Bootstrap{.resamples = 20});
+    EXPECT_GE(same.value, 0) << n;
+    EXPECT_LE(same.low, same.value) << n;
+    EXPECT_NEAR(same.value, 0, 1e-5) << n;  // 64 roots of an ulp of covariances near 1
+  }
+}
+
 TEST(Frechet, IntervalHoldsTheValueAndNarrowsWithMoreSamples) {
   const auto interval = [](int64_t n) {
     return frechet_distance(golden_tensor("distances", "wide", {n, 4}),

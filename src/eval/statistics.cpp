@@ -22,8 +22,10 @@ Estimate wilson(int64_t successes, int64_t n, double z) {
   const double middle = (share + z * z / (2 * trials)) / shrink;
   const double half =
       z * std::sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / shrink;
-  return {
-      .value = share, .low = std::max(0.0, middle - half), .high = std::min(1.0, middle + half)};
+  // At its ends the interval ends at 0 and 1 exactly, which rounding misses.
+  return {.value = share,
+          .low = successes == 0 ? 0 : std::max(0.0, middle - half),
+          .high = successes == n ? 1 : std::min(1.0, middle + half)};
 }
 
 double chi_squared_tail(double statistic, int64_t freedom) {
