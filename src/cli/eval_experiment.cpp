@@ -1,5 +1,7 @@
 // `fastwan eval experiment`: the rows, figures and gates of an experiment on procedural clips.
+#include <array>
 #include <cstdio>
+#include <map>
 
 #include <CLI/CLI.hpp>
 
@@ -51,7 +53,7 @@ config::Evaluation evaluation_of(const ExperimentFlags& flags) {
   if (flags.config.empty()) {
     throw InvalidInput(Code::kUsage, "eval experiment needs --config FILE");
   }
-  if (flags.max_seconds < 0 || flags.batch < 0) {
+  if (!(flags.max_seconds >= 0) || flags.batch < 0) {  // nor not a number
     throw InvalidInput(Code::kBadValue, "--max-seconds and --batch must not be negative");
   }
   config::Evaluation evaluation = config::read_evaluation(flags.config);
@@ -86,8 +88,27 @@ void find_cached_models(config::Evaluation& evaluation, std::vector<std::string>
   }
 }
 
+// Four digits, as `eval run`; --json has them all.
 std::string cell(const Json& number) {
-  return number.is_number() ? format_number(number.get<double>()) : "";
+  std::array<char, 32> text{};
+  if (number.is_number()) {
+    std::snprintf(text.data(), text.size(), "%.4g", number.get<double>());
+  }
+  return text.data();
+}
+
+// Why rows were not run, once for those that miss the same; failed ones have been told.
+void print_reasons(const Json& document) {
+  std::map<std::string, std::string> names;  // by reason
+  for (const Json& row : document["rows"]) {
+    if (row["status"] == "not_run") {
+      std::string& list = names[row["reason"].get<std::string>()];
+      list += (list.empty() ? "" : ", ") + row["name"].get<std::string>();
+    }
+  }
+  for (const auto& [reason, list] : names) {
+    std::fputs(("not run: " + escape_control(str(list, ": ", reason)) + "\n").c_str(), stderr);
+  }
 }
 
 void print(const Json& document) {
@@ -107,7 +128,8 @@ void print(const Json& document) {
   Table gates;
   gates.add({"gate", "verdict", "clips"});
   for (const Json& gate : document["gates"]) {
-    gates.add({gate["id"], gate["verdict"], cell(gate["samples"])});
+    gates.add({gate["id"], gate["verdict"],
+               gate["samples"].is_number() ? std::to_string(gate["samples"].get<int64_t>()) : ""});
   }
   std::fputs(gates.text().c_str(), stdout);
 }
@@ -130,6 +152,9 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
     if (!trim(row).empty()) {
       rows.emplace_back(trim(row));
     }
+  }
+  if (rows.empty() && !flags.rows.empty()) {
+    throw InvalidInput(Code::kBadValue, "--rows names no row; without it all are made");
   }
   const StopOnSignal stop;
   ProgressPrinter progress(ProgressStyle::kAuto);
@@ -157,6 +182,7 @@ int run_eval_experiment(const Program& program, const std::vector<std::string>& 
     std::fputs((dump_json(document) + "\n").c_str(), stdout);
   } else {
     print(document);
+    print_reasons(document);
     std::fputs(((Path(evaluation.output_dir) / "report.html").string() + "\n").c_str(), stdout);
   }
   for (const Json& row : document["rows"]) {

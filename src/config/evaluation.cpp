@@ -54,6 +54,9 @@ class Value {
 };
 
 constexpr Range kCount{1, 1e9};
+// The fewest: five neighbours and something beside them. The most: sets keep so many places of the
+// noise apart (judge_row).
+constexpr Range kSamples{8, 1e6};
 
 void read_top(Evaluation& e, Value& value) {
   value.offer("model", e.model);
@@ -66,7 +69,7 @@ void read_top(Evaluation& e, Value& value) {
   value.offer("num_frames", e.num_frames, kCount);
   value.offer("num_height", e.num_height, kCount);
   value.offer("num_width", e.num_width, kCount);
-  value.offer("samples", e.samples, kCount);
+  value.offer("samples", e.samples, kSamples);
   value.offer("prompts", e.prompts, kCount);
   value.offer("samples_per_prompt", e.samples_per_prompt, {2, 1e9});
   value.offer("batch", e.batch, kCount);
@@ -86,6 +89,13 @@ void read_row(EvaluationRow& row, Value& value) {
   value.offer("vsa_sparsity", row.vsa_sparsity, {0, 0.999});
 }
 
+bool is_word(const std::string& name) {
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+           c == '-';
+  });
+}
+
 void check(const Evaluation& e, const std::string& origin) {
   const auto require = [&origin](bool holds, const std::string& what) {
     if (!holds) {
@@ -99,6 +109,8 @@ void check(const Evaluation& e, const std::string& origin) {
   require(!e.rows.empty(), "there are no rows");
   for (const EvaluationRow& row : e.rows) {
     const std::string name = "rows." + escape_control(row.name);
+    require(is_word(row.name),
+            name + ": a row's name, of letters, digits, _ and -, names its files");
     require(!row.title.empty(), name + " has no title");
     require((row.clips == ClipsFrom::kSampled) == !row.model.empty(),
             name + ": sampled rows, and they alone, have a model");
@@ -150,10 +162,10 @@ Evaluation read_evaluation(const Path& file) {
 }
 
 void set_samples(Evaluation& evaluation, int64_t samples) {
-  constexpr int64_t kFewest = 8;  // five neighbours and something beside them
-  if (samples < kFewest) {
+  const auto fewest = static_cast<int64_t>(kSamples.min), most = static_cast<int64_t>(kSamples.max);
+  if (samples < fewest || samples > most) {
     throw InvalidInput(Code::kBadValue,
-                       str("--samples must be at least ", kFewest, ", got ", samples));
+                       str("--samples must be from ", fewest, " to ", most, ", got ", samples));
   }
   evaluation.samples = samples;
   evaluation.prompts = std::min(evaluation.prompts, std::max<int64_t>(1, samples / 8));

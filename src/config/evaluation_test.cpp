@@ -70,6 +70,12 @@ TEST(Evaluation, MistakesAreRefused) {
   EXPECT_THROW(read_text(with("    model: e\n", "")), InvalidInput);
   EXPECT_THROW(read_text(with("sampler: dmd", "sampler: auto")), InvalidInput);
   EXPECT_THROW(read_text(with("thresholds: c\n", "")), InvalidInput);
+  EXPECT_THROW(read_text(with("samples: 100", "samples: 7")), InvalidInput);
+  EXPECT_THROW(read_text(with("samples: 100", "samples: 1000001")), InvalidInput);
+  EXPECT_EQ(read_text(with("samples: 100", "samples: 8")).samples, 8);
+  for (const char* name : {"a/b:", "'a b':", "'':", "'é':"}) {  // it names files
+    EXPECT_THROW(read_text(with("early:", name)), InvalidInput) << name;
+  }
 }
 
 TEST(Evaluation, ShippedFilesAreWhole) {

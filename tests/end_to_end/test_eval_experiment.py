@@ -84,6 +84,8 @@ def test_evaluation_makes_rows_judges_gates_and_says_what_was_not_run(fastwan, e
 
     page = (evaluation / "out" / "report.html").read_text()
     assert "<td>12, wanted 2048</td><td>too few</td>" in page
+    assert "<td>at least not run, teacher.held_out.all_right - 0.08</td>" not in page  # it was run
+    assert ", teacher.held_out.all_right - 0.08</td>" in page and "<td>above not run, teacher_3_euler.seen.all_right</td>" in page
     assert "<th>made on</th>" in page and page.count(f"<td>{rows['real']['device']}</td>") == 3
     assert "a teacher &lt;3" in page and "nowhere/export does not exist" in page and page.count("data:image/png") == 3
     assert json.loads((evaluation / "out" / "report.json").read_text())["gates"] == document["gates"]
@@ -178,11 +180,29 @@ def test_evaluation_does_not_depend_on_the_batch(fastwan, evaluation):
 
 
 def test_mistakes_of_an_evaluation_have_codes(fastwan, evaluation):
-    for words, message in ((["--rows", "pupil"], "pupil"), (["--samples", "3"], "--samples"), (["--batch", "-1"], "--batch")):
+    for words, message in ((["--rows", "pupil"], "pupil"), (["--samples", "3"], "--samples"), (["--batch", "-1"], "--batch"),
+                           (["--rows", ","], "--rows names no row"), (["--max-seconds", "nan"], "--max-seconds")):
         run = evaluate(fastwan, *words)
         assert run.status == 2 and message in run.err and run.err.startswith("error["), run
     run = fastwan("eval", "experiment")
     assert run.status == 2 and "--config" in run.err
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_row_is_made(fastwan, evaluation):
+    (evaluation / "file").write_text("")
+    (evaluation / "out2").mkdir()
+    (evaluation / "out2" / "rows").write_text("")
+    for folder in ("file", "file/deeper", "out2"):
+        run = evaluate(fastwan, "--rows", "real", "-o", folder)
+        assert run.status == 4 and run.err.startswith("error[not_found]") and folder in run.err, run
+    run = evaluate(fastwan, "--rows", "real", "-o", "some/way/down")
+    assert run.status == 75 and (evaluation / "some/way/down/report.html").exists(), run
+
+
+def test_rows_that_are_not_run_say_why_once(fastwan, evaluation):
+    change(evaluation, f"model: {MODEL}\nfeatures", "model: /nowhere\nfeatures")
+    run = evaluate(fastwan)
+    assert run.err.count("not run: ") == 1 and "not run: real, teacher, student, dense: /nowhere does not exist" in run.err, run
 
 
 def change(evaluation, old, new):

@@ -74,12 +74,10 @@ class Experiment {
     if (std::filesystem::exists(evaluation.features)) {
       models::load_shape_features(evaluation.features);
     }
+    make_folders();
   }
 
   Json run() {
-    for (const char* folder : {"rows", "sheets"}) {
-      std::filesystem::create_directories(output_ / folder);
-    }
     Json document = {{"complete", true},
                      {"device", device()},
                      {"samples", evaluation_.samples},
@@ -104,6 +102,17 @@ class Experiment {
 
  private:
   static constexpr const char* kLater = "not made yet; the same command goes on";
+
+  void make_folders() const {
+    std::error_code error;
+    std::filesystem::create_directories(output_, error);
+    if (error) {
+      throw_io_error(error.value(), output_, "create folder");
+    }
+    for (const Path& folder : {output_, output_ / "rows", output_ / "sheets"}) {
+      require_writable_folder(folder);
+    }
+  }
 
   static Json not_run(const std::string& reason) {
     return {{"status", "not_run"}, {"reason", reason}};

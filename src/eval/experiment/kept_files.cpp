@@ -3,13 +3,32 @@
 #include <filesystem>
 #include <vector>
 
+#include "base/check.h"
+#include "base/text.h"
+
 namespace fastwan::eval {
 namespace {
 
 constexpr std::size_t kShownDigits = 12;
 
-std::string fingerprint_in(const Path& numbers) {
-  return read_json_file(numbers.string()).value("fingerprint", "");
+struct Kept {
+  Json numbers;
+  std::string fingerprint;  // empty: it has none
+};
+
+Kept read_kept(const Path& file) {
+  Kept kept{.numbers = read_json_file(file.string()), .fingerprint = ""};
+  const bool is_object = kept.numbers.is_object();
+  const auto found = is_object ? kept.numbers.find("fingerprint") : kept.numbers.end();
+  const bool has_one = is_object && found != kept.numbers.end();
+  if (!is_object || (has_one && !found->is_string())) {
+    throw InvalidInput(Code::kBadJson,
+                       str(file.string(), ": no numbers as they are kept here. Delete the file"));
+  }
+  if (has_one) {
+    kept.fingerprint = found->get<std::string>();
+  }
+  return kept;
 }
 
 }  // namespace
@@ -31,7 +50,7 @@ void KeptFiles::make_room(const std::string& name, const std::string& fingerprin
   if (!std::filesystem::exists(here.numbers)) {
     return;
   }
-  const std::string other = fingerprint_in(here.numbers);
+  const std::string other = read_kept(here.numbers).fingerprint;
   if (other != fingerprint) {
     const std::string aside = name + "." + (other.empty() ? "none" : other.substr(0, kShownDigits));
     move(here, {folder_ / (aside + ".json"), folder_ / (aside + ".png")});
@@ -41,9 +60,9 @@ void KeptFiles::make_room(const std::string& name, const std::string& fingerprin
 std::optional<Json> KeptFiles::find(const std::string& name, const std::string& fingerprint) const {
   const Place here = under(name);
   if (std::filesystem::exists(here.numbers)) {
-    Json numbers = read_json_file(here.numbers.string());
-    if (numbers.value("fingerprint", "") == fingerprint) {
-      return numbers;
+    Kept kept = read_kept(here.numbers);
+    if (kept.fingerprint == fingerprint) {
+      return std::move(kept.numbers);
     }
   }
   std::vector<Path> aside;
@@ -54,11 +73,11 @@ std::optional<Json> KeptFiles::find(const std::string& name, const std::string& 
     }
   }
   for (const Path& file : aside) {
-    Json numbers = read_json_file(file.string());
-    if (numbers.value("fingerprint", "") == fingerprint) {
+    Kept kept = read_kept(file);
+    if (kept.fingerprint == fingerprint) {
       make_room(name, fingerprint);
       move({file, Path(file).replace_extension(".png")}, here);
-      return numbers;
+      return std::move(kept.numbers);
     }
   }
   return std::nullopt;

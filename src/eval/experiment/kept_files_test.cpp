@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/check.h"
+
 namespace fastwan::eval {
 namespace {
 
@@ -40,6 +42,19 @@ TEST_F(Kept, AnotherFingerprintThrowsNeitherNumbersNorSheetAway) {
   EXPECT_FALSE(files_.find("real", std::string(64, 'c')));
   EXPECT_EQ(sheet(), sheet_of(2));
   EXPECT_FALSE(files_.find("rea", full_));
+}
+
+TEST_F(Kept, WhatIsNoObjectOfNumbersIsRefusedByName) {
+  for (const char* text : {"[1, 2]", "3", R"({"fingerprint": 3})"}) {
+    write_durably(rows_ / "real.json", text);
+    try {
+      files_.find("real", full_);
+      ADD_FAILURE() << "accepted " << text;
+    } catch (const InvalidInput& error) {
+      EXPECT_EQ(error.code(), Code::kBadJson);
+      EXPECT_NE(std::string(error.what()).find("real.json"), std::string::npos) << error.what();
+    }
+  }
 }
 
 TEST_F(Kept, TheSameFingerprintIsReplaced) {
