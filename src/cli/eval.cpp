@@ -45,6 +45,9 @@ int list_metrics(bool json) {
 
 // Four digits: more than the interval leaves meaning to; --json has them all.
 std::string cell(const Json& entry, const char* key) {
+  if (entry.contains(key) && entry[key].is_string()) {  // "infinite"
+    return entry[key].get<std::string>();
+  }
   if (!entry.contains(key) || !entry[key].is_number()) {
     return "";
   }
@@ -132,7 +135,7 @@ int run_eval(const Program& program, const std::vector<std::string>& words) {
         Code::kUsage,
         "eval run needs --videos PATH, and --reference PATH for metrics that compare");
   }
-  if (fps < 0 || fps > 1000) {
+  if (!(fps >= 0 && fps <= 1000)) {  // nor not a number
     throw InvalidInput(Code::kBadValue,
                        str("--fps must be from 0 to 1000, got ", format_number(fps)));
   }

@@ -103,6 +103,13 @@ FeatureSource open_features(const RunRequest& request) {
   source.name = {{"file", request.features.string()}, {"sha256", sha256_file(request.features)}};
   const auto videos = file.find("videos"), reference = file.find("reference");
   if (videos && reference) {
+    Shapes shapes(request.features.string());
+    shapes.expect("videos", videos->shape, "n d");
+    shapes.expect("reference", reference->shape, "m d");
+    if (shapes["d"] == 0) {
+      throw InvalidInput(Code::kBadTensor,
+                         str(request.features.string(), ": features of no width"));
+    }
     source.videos = models::read_tensor(file, *videos);
     source.reference = models::read_tensor(file, *reference);
     source.name["kind"] = "features made elsewhere";
@@ -164,8 +171,8 @@ class Runner {
       }
       require_samples();
     }
-    if (has("attributes") && !reference_) {
-      require_codes();
+    if (has("attributes")) {
+      require_wanted();
     }
   }
 
@@ -173,9 +180,10 @@ class Runner {
 
  private:
   bool has(std::string_view metric) const { return asked_.contains(metric); }
-  void require_codes() const;
+  void require_wanted() const;
   void require_samples() const;
   Pass look_at(const VideoSet& set, const char* stage);
+  void measure(const at::Tensor& frames, const std::string& name, Pass& pass);
   void compare_pairs();
   void compare_features(const Pass& videos, const Pass& reference);
   void judge_attributes(const Pass& videos, const Pass& reference);
@@ -235,11 +243,21 @@ void Runner::require_samples() const {
   }
 }
 
-// There is no reference: attributes are held against what the clips were asked for, or nothing.
-void Runner::require_codes() const {
+// Attributes are held against what clips were asked for, else against the reference's clip.
+void Runner::require_wanted() const {
   int64_t without = 0;
   for (int64_t i = 0; i < videos_.size(); ++i) {
-    without += videos_.wanted(i) ? 0 : 1;
+    const bool has_partner = reference_ && reference_->find(videos_.name(i));
+    without += videos_.wanted(i) || has_partner ? 0 : 1;
+  }
+  if (without == videos_.size() && reference_) {
+    throw InvalidInput(
+        Code::kBadMedia,
+        str("--metrics attributes holds videos against their codes, or against "
+            "reference videos of equal names. ",
+            request_.videos.string(), " has no codes, and shares no name with ",
+            request_.reference.string(), "; the first are ", escape_control(videos_.name(0)),
+            " and ", escape_control(reference_->name(0))));
   }
   if (without == videos_.size()) {
     throw InvalidInput(
@@ -249,32 +267,46 @@ void Runner::require_codes() const {
             "what each clip was asked for, beside `frames` in the safetensors files"));
   }
   if (without > 0) {
-    on_note_(str("attributes: ", without, " of ", videos_.size(),
-                 " videos have no codes and are left out"));
+    on_note_(str("attributes: ", without, " of ", videos_.size(), " videos have no codes",
+                 reference_ ? ", nor a reference video of their name," : "", " and are left out"));
+  }
+}
+
+void Runner::measure(const at::Tensor& frames, const std::string& name, Pass& pass) {
+  if (features_.net) {
+    const at::Tensor clip = frames.transpose(0, 1).unsqueeze(0).to(request_.device);
+    pass.features.push_back(features_.net->features(clip * 2 - 1).cpu());
+  }
+  if (has("flicker")) {
+    pass.flicker.push_back(flicker(frames));
+  }
+  if (has("attributes")) {
+    pass.found.emplace(name, detect(frames));
+  }
+}
+
+// What a measure refuses is said with the video's name: there may be thousands.
+template <class Measure>
+auto named(const std::string& name, const Measure& measure) {
+  try {
+    return measure();
+  } catch (const InvalidInput& error) {
+    throw InvalidInput(error.code(), str(escape_control(name), ": ", error.what()));
   }
 }
 
 // Every video once, except what pairs want.
 Pass Runner::look_at(const VideoSet& set, const char* stage) {
   Pass pass;
-  const bool needs_net = features_.net != nullptr;
   const bool needs_frames =
-      needs_net || has("flicker") || has("attributes") || !request_.output.empty();
+      features_.net || has("flicker") || has("attributes") || !request_.output.empty();
   for (int64_t i = 0; needs_frames && i < set.size(); ++i) {
     watch_.throw_if_stopped();
     const at::Tensor frames = set.frames(i);  // [F, 3, P, Q]
-    if (needs_net) {
-      const at::Tensor clip = frames.transpose(0, 1).unsqueeze(0).to(request_.device);
-      pass.features.push_back(features_.net->features(clip * 2 - 1).cpu());
-    }
-    if (has("flicker")) {
-      pass.flicker.push_back(flicker(frames));
-    }
-    if (has("attributes")) {
-      pass.found.emplace(set.name(i), detect(frames));
-    }
+    const std::string& name = set.name(i);
+    named(str(stage, ", ", name), [&] { measure(frames, name, pass); });
     if (!request_.output.empty() && i < kShownVideos) {
-      pass.sheets.emplace_back(set.name(i), contact_sheet(frames));
+      pass.sheets.emplace_back(name, contact_sheet(frames));
     }
     watch_.report(stage, i + 1, set.size());
   }
@@ -327,7 +359,7 @@ void Runner::compare_pairs() {
     Json pair = {{"name", name}};
     for (const Measure& measure : kMeasures) {
       if (has(measure.name)) {
-        const double value = measure.of(video, reference);
+        const double value = named(name, [&] { return measure.of(video, reference); });
         pair[measure.name] = std::isfinite(value) ? Json(value) : Json("infinite");
         if (std::isfinite(value)) {
           values[measure.name].push_back(value);
@@ -352,7 +384,11 @@ void Runner::compare_pairs() {
     }
   }
   if (equal > 0) {
-    document_["metrics"]["psnr"]["equal_pairs"] = equal;
+    Json& entry = document_["metrics"]["psnr"];
+    entry["equal_pairs"] = equal;
+    if (!entry.contains("value")) {
+      entry["value"] = "infinite";
+    }
     on_note_(str(equal,
                  " pairs are equal in every value; their PSNR is infinite and left out of "
                  "the mean"));
@@ -386,7 +422,7 @@ void Runner::compare_features(const Pass& videos, const Pass& reference) {
 
 void Runner::judge_attributes(const Pass& videos, const Pass& reference) {
   AttributeScore score;
-  int64_t from_codes = 0;
+  int64_t from_codes = 0, empty = 0;
   for (int64_t i = 0; i < videos_.size(); ++i) {
     const std::string& name = videos_.name(i);
     const auto code = videos_.wanted(i);
@@ -394,13 +430,23 @@ void Runner::judge_attributes(const Pass& videos, const Pass& reference) {
     if (code) {
       score.add(*code, videos.found.at(name));
       ++from_codes;
-    } else if (partner != reference.found.end() && partner->second.is_found) {
-      score.add(partner->second.attributes, videos.found.at(name));
+    } else if (partner != reference.found.end()) {
+      empty += partner->second.is_found ? 0 : 1;
+      if (partner->second.is_found) {
+        score.add(partner->second.attributes, videos.found.at(name));
+      }
     }
   }
+  if (empty > 0) {
+    on_note_(str("attributes: in ", empty,
+                 " reference videos no object is seen; their partners are left out"));
+  }
+  constexpr const char* kPartners = "reference videos of the same names";
   Json& entry = document_["metrics"]["attributes"];
   entry = {{"count", score.count()},
-           {"against", from_codes > 0 ? "codes" : "reference videos of the same names"}};
+           {"against", from_codes == 0               ? kPartners
+                       : from_codes == score.count() ? "codes"
+                                                     : str("codes, else ", kPartners)}};
   for (std::size_t i = 0; i < data::shapes::kNumAttributes; ++i) {
     entry[data::shapes::kAttributeNames[i]] = to_json(score.of(i));
   }
@@ -417,8 +463,10 @@ void Runner::write(const Pass& videos, const Pass& reference) const {
   std::vector<std::vector<std::string>> rows;
   std::vector<Bar> shares;
   const auto cell = [](const Json& entry, const char* key) {
-    return entry.contains(key) && entry[key].is_number() ? format_metric(entry[key].get<double>())
-                                                         : std::string();
+    return !entry.contains(key)     ? std::string()
+           : entry[key].is_string() ? entry[key].get<std::string>()
+           : entry[key].is_number() ? format_metric(entry[key].get<double>())
+                                    : std::string();
   };
   for (const auto& [name, entry] : document_["metrics"].items()) {
     if (entry.contains("value")) {

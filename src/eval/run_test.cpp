@@ -1,6 +1,7 @@
 #include "eval/run.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 
@@ -89,6 +90,7 @@ TEST_F(Folders, PairsOfEqualVideosArePerfect) {
   EXPECT_EQ(document["metrics"]["mse"]["value"], 0);
   EXPECT_NEAR(document["metrics"]["ssim"]["value"].get<double>(), 1, 1e-9);
   EXPECT_EQ(document["metrics"]["psnr"]["count"], 0);
+  EXPECT_EQ(document["metrics"]["psnr"]["value"], "infinite");  // not left out of table and page
   EXPECT_EQ(document["metrics"]["psnr"]["equal_pairs"], 3);
   EXPECT_EQ(document["pairs"].size(), 3u);
   EXPECT_EQ(document["pairs"][0]["psnr"], "infinite");
@@ -152,6 +154,51 @@ TEST_F(Folders, WithoutAReferenceClipsWithoutCodesAreLeftOutOfAttributesAndSaid)
   EXPECT_NE(notes_[0].find("1 of 3 videos have no codes"), std::string::npos) << notes_[0];
 }
 
+TEST_F(Folders, AttributesWithoutAPairOfOneNameAreRefused) {
+  for (const auto& [folder, name] : {std::pair(&videos_, "a"), std::pair(&reference_, "b")}) {
+    *folder = temp_.where() / (str("of ", name));
+    std::filesystem::create_directory(*folder);
+    models::save_tensors(*folder / (str(name, ".safetensors")),
+                         {{"frames", clips(0, 1).frames[0]}});
+  }
+  EXPECT_EQ(code_of([&] { run_with({"attributes"}); }, "shares no name with"), Code::kBadMedia);
+  // One of two has a partner: the other is left out, and said.
+  models::save_tensors(videos_ / "b.safetensors", {{"frames", clips(0, 1).frames[0]}});
+  const Json found = run_with({"attributes"})["metrics"]["attributes"];
+  EXPECT_EQ(found["count"], 1);
+  EXPECT_EQ(found["against"], "reference videos of the same names");
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("1 of 2 videos have no codes, nor a reference"), std::string::npos);
+  // Some have codes: both are said.
+  save(videos_ / "c.safetensors", clips(0, 2));
+  EXPECT_EQ(run_with({"attributes"})["metrics"]["attributes"]["against"],
+            "codes, else reference videos of the same names");
+}
+
+TEST_F(Folders, ReferencesThatShowNoObjectAreSaid) {
+  models::save_tensors(videos_, {{"frames", clips(0, 2).frames}});
+  at::Tensor grey = clips(0, 2).frames;
+  grey[1].fill_(0.5);
+  models::save_tensors(reference_, {{"frames", grey}});
+  EXPECT_EQ(run_with({"attributes"})["metrics"]["attributes"]["count"], 1);
+  ASSERT_EQ(notes_.size(), 1u);
+  EXPECT_NE(notes_[0].find("in 1 reference videos no object is seen"), std::string::npos);
+}
+
+TEST_F(Folders, WhatAMeasureRefusesIsSaidWithTheVideosName) {
+  const Clips set = clips(0, 2);
+  save(videos_, {set.frames.slice(1, 0, 2).contiguous(), set.codes});
+  reference_.clear();
+  EXPECT_EQ(code_of([&] { run_with({"flicker"}); }, "videos, 000000: flicker needs 3 frames"),
+            Code::kBadTensor);
+  save(videos_, {set.frames.slice(3, 0, 16).contiguous(), set.codes});
+  EXPECT_EQ(code_of([&] { run_with({"attributes"}); }, "videos, 000000: procedural clips need"),
+            Code::kBadValue);
+  reference_ = videos_;
+  save(videos_, {set.frames.slice(3, 0, 8).contiguous(), set.codes});
+  EXPECT_EQ(code_of([&] { run_with({"ssim"}); }, "000000: ssim needs sides"), Code::kBadTensor);
+}
+
 TEST_F(Folders, WhatNeedsAReferenceIsNamed) {
   models::save_tensors(videos_, {{"frames", clips(0, 1).frames}});
   reference_.clear();
@@ -201,6 +248,22 @@ TEST_F(Folders, FeaturesMadeElsewhereAreTakenAsTheyAre) {
   EXPECT_TRUE(notes_.empty());
   reference_.clear();  // its features are at hand
   EXPECT_EQ(run_with({"frechet"}, file)["metrics"], document["metrics"]);
+}
+
+TEST_F(Folders, FeaturesMadeElsewhereMustBeVectors) {
+  save(videos_, clips(0, 1));
+  reference_.clear();
+  const Path file = temp_.where() / "features.safetensors";
+  const at::Tensor good = testing::golden_tensor("run", "a", {30, 4});
+  const auto refused = [&](const at::Tensor& videos, const char* words) {
+    models::save_tensors(file, {{"videos", videos}, {"reference", good}});
+    return code_of([&] { run_with({"kid"}, file); }, words);
+  };
+  EXPECT_EQ(refused(at::full({}, 1.0), "videos must be [n d]"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::zeros({30}), "videos must be [n d]"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::zeros({30, 5}), "reference must be [m d]"), Code::kBadTensor);
+  models::save_tensors(file, {{"videos", at::zeros({9, 0})}, {"reference", at::zeros({9, 0})}});
+  EXPECT_EQ(code_of([&] { run_with({"kid"}, file); }, "no width"), Code::kBadTensor);
 }
 
 TEST_F(Folders, MistakesAreNamed) {
@@ -312,6 +375,11 @@ TEST(VideoSet, RefusesTensorsThatAreNoFrames) {
   models::save_tensors(file, {{"frames", at::zeros({2, 5, 3, 8, 8})},
                               {"codes", at::tensor(std::vector<int64_t>{1, 4096}, at::kLong)}});
   EXPECT_EQ(code_of([&] { VideoSet(file, {}); }, "from 0 to 4095"), Code::kBadTensor);
+  models::save_tensors(file, {{"frames", at::zeros({2, 5, 3, 8, 8})},
+                              {"codes", at::tensor(std::vector<double>{1.5, 2}, at::kDouble)}});
+  EXPECT_EQ(code_of([&] { VideoSet(file, {}); }, "whole numbers"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::zeros({0, 3, 8, 8}), "hold nothing"), Code::kBadTensor);
+  EXPECT_EQ(refused(at::zeros({2, 5, 3, 0, 8}), "hold nothing"), Code::kBadTensor);
 }
 
 // Needs the ffmpeg program, as every test of media does.
@@ -343,6 +411,36 @@ TEST(VideoSet, ReadsVideosAndFoldersOfPictures) {
   const VideoSet twice(temp.where(), {.venvs = kVenvs, .fps = 16});
   EXPECT_EQ(twice.frames(0).size(0), 18);
   EXPECT_TRUE(testing::is_equal(twice.frames(0).slice(0, 1, 18, 2), video));
+}
+
+TEST(VideoSet, TakesFramesOfUnevenTimesByTheirTimes) {
+  const TempFolder temp;
+  const io::Ffmpeg ffmpeg = io::open_ffmpeg(kVenvs);
+  const Path even = temp.where() / "even.mp4", uneven = temp.where() / "uneven.mkv";
+  const auto sink = io::open_video(even, {.size = {64, 48}, .fps = 10, .crf = 10}, &ffmpeg, {});
+  for (int64_t i = 0; i < 13; ++i) {
+    sink->write_frame(std::vector<uint8_t>(64 * 48 * 3, static_cast<uint8_t>(30 + 10 * i)));
+  }
+  sink->finish();
+  // Frames 0 to 5 of ten a second, then every third, at 0.6, 0.9 and 1.2 s.
+  const std::string line =
+      str(ffmpeg.program.string(), " -v error -y -i '", even.string(),
+          "' -vf 'select=lt(n\\,6)+not(mod(n\\,3))' -fps_mode vfr '", uneven.string(), "'");
+  ASSERT_EQ(std::system(line.c_str()), 0) << line;
+  const auto greys = [&](double fps) {
+    const at::Tensor frames = VideoSet(uneven, {.venvs = kVenvs, .fps = fps}).frames(0);
+    std::vector<int64_t> shown;  // of `even`, from each frame's grey
+    for (int64_t i = 0; i < frames.size(0); ++i) {
+      shown.push_back(std::lround((frames[i].mean().item<double>() * 255 - 30) / 10));
+    }
+    return shown;
+  };
+  EXPECT_EQ(greys(0), (std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6, 9, 12}));
+  // How long the last one is shown is the file's guess.
+  auto five = greys(5);
+  ASSERT_GE(five.size(), 7u);
+  five.resize(7);
+  EXPECT_EQ(five, (std::vector<int64_t>{0, 2, 4, 6, 6, 9, 12}));
 }
 
 TEST(ClipSet, GathersScoresAndSteadiness) {

@@ -80,6 +80,11 @@ io::TensorInfo frames_of(const io::SafetensorsFile& file) {
                            "[N, F, 3, P, Q], has ",
                            found ? format_shape(found->shape) : "no such tensor"));
   }
+  if (std::any_of(found->shape.begin() + (found->shape.size() == 5 ? 1 : 0), found->shape.end(),
+                  [](int64_t side) { return side == 0; })) {
+    throw InvalidInput(Code::kBadTensor, str(file.path().string(), ": `frames` ",
+                                             format_shape(found->shape), " hold nothing"));
+  }
   return *found;
 }
 
@@ -88,11 +93,14 @@ std::vector<int64_t> codes_of(const io::SafetensorsFile& file, int64_t count) {
   if (!found || count == 0) {
     return {};
   }
-  const at::Tensor codes = models::read_tensor(file, *found).to(at::kLong).contiguous();
-  if (codes.dim() != 1 || codes.numel() != count || codes.min().item<int64_t>() < 0 ||
+  const at::Tensor stored = models::read_tensor(file, *found);
+  const at::Tensor codes = stored.to(at::kLong).contiguous();
+  if (!at::isIntegralType(stored.scalar_type(), /*includeBool=*/false) || codes.dim() != 1 ||
+      codes.numel() != count || codes.min().item<int64_t>() < 0 ||
       codes.max().item<int64_t>() >= data::shapes::kNumCodes) {
-    throw InvalidInput(Code::kBadTensor, str(file.path().string(), ": `codes` must be [", count,
-                                             "] from 0 to ", data::shapes::kNumCodes - 1));
+    throw InvalidInput(Code::kBadTensor,
+                       str(file.path().string(), ": `codes` must be whole numbers [", count,
+                           "] from 0 to ", data::shapes::kNumCodes - 1));
   }
   return {codes.const_data_ptr<int64_t>(), codes.const_data_ptr<int64_t>() + count};
 }
@@ -192,6 +200,25 @@ at::Tensor read_tensor_clip(const Entry& entry) {
   return stored.to(at::kFloat).clamp_(0, 1);
 }
 
+// Whether what is shown at `index` / `fps` is the stored frame `stored` or one before it; fps 0:
+// all stored frames in turn.
+bool is_due(int64_t index, double fps, int64_t stored, const io::VideoInfo& info) {
+  constexpr double kRounding = 1e-6;  // of a frame: 24 / (24000 / 1001) and the like
+  constexpr double kTick = 1e-3;      // matroska's: a frame may be written down so much too late
+  if (fps == 0) {
+    return index <= stored;
+  }
+  if (info.times.empty()) {
+    return std::floor(static_cast<double>(index) * (info.fps / fps) + kRounding) <=
+           static_cast<double>(stored);
+  }
+  // The last one is shown until the average rate has filled the whole.
+  const auto next = static_cast<std::size_t>(stored + 1);
+  const double until = next < info.times.size() ? info.times[next]
+                                                : static_cast<double>(info.times.size()) / info.fps;
+  return static_cast<double>(index) / fps + kTick < until;
+}
+
 }  // namespace
 
 struct VideoSet::Impl {
@@ -207,14 +234,10 @@ struct VideoSet::Impl {
 at::Tensor VideoSet::Impl::read_video(const Entry& entry) const {
   const io::VideoInfo info = io::probe_video(entry.path, *ffmpeg, options.stop);
   io::VideoReader reader(entry.path, info, *ffmpeg, options.stop);
-  const double step = options.fps > 0 ? info.fps / options.fps : 1;  // of stored frames
   std::vector<at::Tensor> frames;
   std::vector<uint8_t> rgb;
-  constexpr double kRounding = 1e-6;  // 24 / (24000 / 1001) and the like
   for (int64_t stored = 0; reader.read_frame(rgb); ++stored) {
-    // Frame k of the result is the stored frame floor(k * step).
-    while (std::floor(static_cast<double>(frames.size()) * step + kRounding) <=
-           static_cast<double>(stored)) {
+    while (is_due(static_cast<int64_t>(frames.size()), options.fps, stored, info)) {
       frames.push_back(picture(rgb, info.size.height, info.size.width));
     }
   }

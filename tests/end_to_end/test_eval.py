@@ -1,10 +1,12 @@
 """`fastwan eval`: folders of videos measured against each other, driven as a user does."""
 import json
+import os
+import subprocess
 
 import numpy
 from safetensors.numpy import save_file
 
-from conftest import small
+from conftest import binary, small
 
 
 def clip(seed, frames=5, size=32):
@@ -32,6 +34,14 @@ def test_run_measures_pairs_of_a_folder_and_writes_a_report(fastwan, tmp_path):
     assert [pair["name"] for pair in document["pairs"]] == ["clip1", "clip2"]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["metrics"]["mse"] == document["metrics"]["mse"]
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_table_shows_the_psnr_of_equal_videos(fastwan, tmp_path):
+    (tmp_path / "a").mkdir()
+    save_file({"frames": clip(1)}, tmp_path / "a" / "x.safetensors")
+    run = fastwan("eval", "run", "--videos", "a", "--reference", "a", "--metrics", "psnr", "-o", "out")
+    assert run.status == 0 and [line.split() for line in run.out.splitlines()][1] == ["psnr", "infinite"], run
+    assert "<td>psnr</td><td>infinite</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_metrics_of_videos_alone_need_no_reference(fastwan, tmp_path):
@@ -62,6 +72,21 @@ def test_run_reads_what_generate_writes(fastwan, tmp_path):
     assert json.loads(run.out)["metrics"]["ssim"]["value"] > 0.5  # H.264 with half the chroma of a noisy picture
 
 
+def test_numbers_that_did_not_arrive_are_no_success(tmp_path):
+    (tmp_path / "a").mkdir()
+    save_file({"frames": clip(1)}, tmp_path / "a" / "x.safetensors")
+    for words in (["eval", "run", "--videos", "a", "--metrics", "flicker", "--json"], ["eval", "list"], ["--help"]):
+        with open("/dev/full", "w") as full:
+            run = subprocess.run([str(binary()), *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert run.returncode == 5 and "error[disk_full]: cannot write standard output" in run.stderr, run
+    reader, writer = os.pipe()  # who stops reading is no fault
+    os.close(reader)
+    run = subprocess.run([str(binary()), "eval", "run", "--videos", "a", "--metrics", "flicker", "--json"], cwd=tmp_path, stdout=writer,
+                         stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert run.returncode == 0 and "error" not in run.stderr, run
+
+
 def test_mistakes_have_codes(fastwan, tmp_path):
     (tmp_path / "a").mkdir()
     save_file({"frames": clip(1)}, tmp_path / "a" / "x.safetensors")
@@ -76,7 +101,8 @@ def test_mistakes_have_codes(fastwan, tmp_path):
             (["eval", "run", "--videos", "/nope"], 4, "/nope"),
             (["eval", "run", "--videos", "a", "--metrics", ""], 2, "--metrics names no metric"),
             (["eval", "run", "--videos", "a", "--metrics", " , "], 2, "--metrics names no metric"),
-            (["eval", "run", "--videos", "a", "--reference", "a", "--fps", "-1"], 2, "--fps")):
+            (["eval", "run", "--videos", "a", "--reference", "a", "--fps", "-1"], 2, "--fps"),
+            (["eval", "run", "--videos", "a", "--metrics", "flicker", "--fps", "nan"], 2, "--fps")):
         run = fastwan(*words)
         assert run.status == status and message in run.err, run
         assert run.err.startswith("error["), run
