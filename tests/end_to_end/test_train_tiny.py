@@ -40,7 +40,7 @@ def progress(folder, stage):
 
 def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     run = tool(tmp_path, "--stage", "teacher")
-    assert run.returncode != 0 and "needs vae first" in run.stderr
+    assert run.returncode != 0 and "needs vae first: tools/train_tiny --ci --stage vae" in run.stderr
     run = tool(tmp_path, "--stage", "features", "text", *settings(training__loop__max_train_steps=3))
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
@@ -163,6 +163,55 @@ def test_a_killed_driver_takes_its_child_along_and_the_next_call_goes_on(tmp_pat
     steps = [json.loads(line)["step"] for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(1, 31)), "the second call did not go on where the first was"
     assert progress(tmp_path, "features")["status"] == "done"
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_child_once(tmp_path):
+    """A terminal signals the whole group, and the driver hands its signal on; two would end the child without a checkpoint."""
+    words = ["--stage", "features",
+             *settings(training__loop__max_train_steps=100000, training__checkpoint__training_state_checkpointing_steps=100000)]
+    run_folder = tmp_path / "runs/tiny-shapes-ci/features"
+    for begun in (0, 1, 2):  # one in two was lost before
+        run = subprocess.Popen(command(tmp_path, *words), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               start_new_session=True)
+        deadline = time.monotonic() + 120
+        steps = begun_with = len((run_folder / "metrics.jsonl").read_text().splitlines()) if begun else 0
+        while steps < begun_with + 3:
+            assert run.poll() is None and time.monotonic() < deadline, "no step came"
+            time.sleep(0.02)
+            steps = len((run_folder / "metrics.jsonl").read_text().splitlines()) if (run_folder / "metrics.jsonl").exists() else 0
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.wait(120) == 75
+        assert progress(tmp_path, "features")["status"] == "stopped"
+        assert len(list(run_folder.glob("checkpoint-*/manifest.json"))) >= 1, "stopped without a checkpoint"
+        assert f"stopped after iteration {progress(tmp_path, 'features')['step']}" in (run_folder / "train.log").read_text()
+
+
+def test_latency_is_stopped_by_a_signal(tmp_path):
+    finished(tmp_path, "distill")
+    program = tmp_path / "program"
+    program.write_text(f"#!{sys.executable}\nimport pathlib, time\npathlib.Path('begun').write_text('')\ntime.sleep(60)\n")
+    program.chmod(0o755)
+    run = subprocess.Popen(command(tmp_path, "--stage", "latency"), env={**environment(), "FASTWAN_BIN": str(program)})
+    begun = tmp_path / "runs/tiny-shapes-ci/latency/begun"
+    deadline = time.monotonic() + 60
+    while not begun.exists():
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(30) == 75
+
+
+def test_files_of_another_kind_are_named(tmp_path):
+    runs = tmp_path / "runs/tiny-shapes-ci"
+    (runs / "text").mkdir(parents=True)
+    (runs / "text/progress.json").write_text("[]")
+    run = tool(tmp_path, "--list")
+    assert run.returncode == 1 and "error[bad_file]" in run.stderr and "progress.json" in run.stderr, run
+    (runs / "text/progress.json").write_text('{"status": "stopped"}')
+    assert tool(tmp_path, "--list").stdout.splitlines()[0].split()[:3] == ["text", "stopped", "0.0"]
+    few = tool(tmp_path, "--samples", "7")
+    assert few.returncode == 2 and "--samples wants at least 8" in few.stderr, few
+    assert "--budget wants" in tool(tmp_path, "--budget", "nan").stderr
 
 
 def test_what_fails_is_told_with_the_programs_words(tmp_path):
