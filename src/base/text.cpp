@@ -176,6 +176,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::optional<std::string> nearest(std::string_view word, std::span<const std::string> candidates) {
+  constexpr std::size_t kTelling = 5;  // so short a beginning says little
   std::optional<std::string> best;
   std::size_t best_distance = std::max<std::size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {
@@ -183,6 +184,17 @@ std::optional<std::string> nearest(std::string_view word, std::span<const std::s
     if (distance < best_distance && distance < candidate.size()) {
       best = candidate;
       best_distance = distance;
+    }
+  }
+  if (best || word.size() < kTelling) {
+    return best;
+  }
+  // Not near, but its first part: --model of --model-path. The shortest such is the likeliest.
+  for (const std::string& candidate : candidates) {
+    const bool begins = candidate.size() > word.size() && candidate.starts_with(word) &&
+                        std::string_view("-_.").find(candidate[word.size()]) != std::string::npos;
+    if (begins && (!best || candidate.size() < best->size())) {
+      best = candidate;
     }
   }
   return best;

@@ -52,6 +52,15 @@ TEST(Nearest, ProposesALikelyMisspellingOnly) {
   EXPECT_EQ(nearest("banana", known), std::nullopt);
 }
 
+TEST(Nearest, OfABeginningIsTheShortestWithThatFirstPart) {
+  const std::vector<std::string> known = {"--model-path-of-something", "--model-path", "--models"};
+  EXPECT_EQ(nearest("--model", known), "--models") << "a letter away comes first";
+  const std::vector<std::string> long_names = {"--model-path-of-something", "--model-path"};
+  EXPECT_EQ(nearest("--model", long_names), "--model-path");
+  EXPECT_EQ(nearest("--mod", long_names), std::nullopt) << "within a part";
+  EXPECT_EQ(nearest("-", long_names), std::nullopt);
+}
+
 TEST(JoinFirst, NamesAsManyAsAllowedAndTheCount) {
   const std::array<std::string, 3> items = {"a", "b", "c"};
   EXPECT_EQ(join_first(items, 3), "a, b, c");

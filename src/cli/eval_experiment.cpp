@@ -39,7 +39,8 @@ void add_flags(CLI::App& app, ExperimentFlags& flags) {
       ->type_name("LIST");
   app.add_option("--samples", flags.samples, "prompts of each set; fewer for a quick look")
       ->type_name("N");
-  app.add_option("--batch", flags.batch, "clips at once")->type_name("N");
+  app.add_option("--batch", flags.batch, "clips at once; on a CPU 8 are quicker than many")
+      ->type_name("N");
   app.add_option("--max-seconds", flags.max_seconds,
                  "begin no row after that and exit with 75; the same command goes on")
       ->type_name("SECONDS");

@@ -24,8 +24,8 @@ struct RowSourceOptions {
 
 // Parquet files as a source; place() names file and row. Index space: the rows of the first folder,
 // as often as it says, then those of the second. `digest()` is a hash of sorted relative file
-// names, row counts and repeat factors. InvalidInput bad_dataset for what open_rows() refuses and
-// when there are no rows at all.
+// names, row counts, sizes, samples of their bytes and repeat factors. IoError read_failed;
+// InvalidInput bad_dataset for what open_rows() refuses and when there are no rows at all.
 std::shared_ptr<const Source> open_row_source(const std::string& data_path,
                                               const RowSourceOptions& options = {});
 

@@ -197,7 +197,7 @@ TEST_F(Rows, a_source_joins_folders_and_repeats_them) {
   }
 }
 
-TEST_F(Rows, the_digest_changes_with_names_rows_and_repeats_not_with_the_place) {
+TEST_F(Rows, the_digest_changes_with_names_rows_bytes_and_repeats_not_with_the_place) {
   write_file("a/1.parquet", 0, 3);
   const std::string digest = open_row_source(at("a").string())->digest();
   std::filesystem::rename(at("a"), at("moved"));
@@ -205,7 +205,10 @@ TEST_F(Rows, the_digest_changes_with_names_rows_and_repeats_not_with_the_place) 
   EXPECT_NE(open_row_source(at("moved").string() + ":2")->digest(), digest);
   write_file("moved/1.parquet", 0, 2);
   EXPECT_NE(open_row_source(at("moved").string())->digest(), digest);
+  write_file("moved/1.parquet", 1, 3);
+  EXPECT_NE(open_row_source(at("moved").string())->digest(), digest) << "other rows, as many";
   write_file("moved/1.parquet", 0, 3);
+  EXPECT_EQ(open_row_source(at("moved").string())->digest(), digest);
   std::filesystem::rename(at("moved/1.parquet"), at("moved/2.parquet"));
   EXPECT_NE(open_row_source(at("moved").string())->digest(), digest);
 }
