@@ -80,6 +80,10 @@ class Reader {
                              ": a dotted key starts with models. method. training. callbacks. or "
                              "pipeline."));
     }
+    if (std::any_of(out_.overrides.begin(), out_.overrides.end(),
+                    [&key](const config::Override& other) { return other.first == key; })) {
+      throw InvalidInput(Code::kConflict, str("--", escape_control(key), " is given twice"));
+    }
     out_.overrides.emplace_back(key, value);
   }
 
@@ -108,12 +112,25 @@ class Reader {
       out_.flat_flags.emplace_back(flat, is_switch(*flag) ? switch_value(word) : value_of(word));
       return;
     }
+    if (const config::FlatFlag* flag = negated(flat); flag != nullptr && !word.value) {
+      out_.flat_flags.emplace_back(flat.substr(kNo.size()), "false");
+      return;
+    }
     std::vector<std::string> names = config::flat_flag_names();
     names.insert(names.end(), own_.begin(), own_.end());
     const std::optional<std::string> guess = nearest(dashed, names);
     throw InvalidInput(Code::kUnknownOption,
                        str(escape_control(dashed), " is not an option of `fastwan train`.",
                            guess ? " Did you mean " + *guess + "?" : ""));
+  }
+
+  static constexpr std::string_view kNo = "no-";
+
+  // The switch that --no-NAME turns off; null: it is none.
+  static const config::FlatFlag* negated(const std::string& flat) {
+    const config::FlatFlag* flag =
+        flat.starts_with(kNo) ? config::find_flat_flag(flat.substr(kNo.size())) : nullptr;
+    return flag != nullptr && is_switch(*flag) ? flag : nullptr;
   }
 
   const std::vector<std::string>& argv_;

@@ -18,9 +18,9 @@ struct TrainArguments {
       flat_flags;  // as translate_flat_flags takes them
 };
 
-// '_' is '-' in names, --x=v is --x v; a switch of FastVideo's may be followed by True or False.
-// `own`: names of the command's flags, with dashes. InvalidInput unknown_option with the nearest
-// name, unknown_key for other roots.
+// '_' is '-' in names, --x=v is --x v; a switch of FastVideo's may be followed by True or False, or
+// be --no-x. `own`: names of the command's flags, with dashes. InvalidInput unknown_option with the
+// nearest name, unknown_key for other roots, conflict for a key that is given twice.
 TrainArguments split_train_arguments(const std::vector<std::string>& argv,
                                      const std::vector<std::string>& own);
 

@@ -144,6 +144,15 @@ TEST(FastVideoFlags, SpellingsAndSwitchesAreTheirs) {
   EXPECT_EQ(r.training.checkpoint.checkpoints_total_limit, 2);
 }
 
+TEST(FastVideoFlags, ASwitchIsTurnedOffAsEveryBooleanOption) {
+  const std::string base =
+      "--model-path m --data-path d --num-height 448 --num-width 832 --num-frames 61 "
+      "--generator-update-interval 5 ";
+  EXPECT_EQ(recipe_of(base + "--no_simulate_generator_forward").method.rollout_mode,
+            config::RolloutMode::kDataLatent);
+  EXPECT_EQ(recipe_of(base + "--no-use-ema --ema-decay 0.9").callbacks.ema.decay, 0);
+}
+
 TEST(FastVideoFlags, WhatHasNoCounterpartIsNamed) {
   std::vector<std::string> notes;
   recipe_of(
@@ -154,6 +163,62 @@ TEST(FastVideoFlags, WhatHasNoCounterpartIsNamed) {
                            "lr_warmup_steps", "dit_precision", "shift 1", "wandb"}) {
     EXPECT_TRUE(has_word(notes, word)) << word;
   }
+}
+
+// As its own finetuning scripts for Wan have them.
+TEST(FastVideoFlags, WhatIsLeftOfOlderMethodsIsNamedToo) {
+  std::vector<std::string> notes;
+  recipe_of(
+      "--model_path m --data_path d --multi_phased_distill_schedule 4000-1 --not_apply_cfg_solver "
+      "--num_euler_timesteps 50 --visualization-steps 10 --scale_lr False --VSA_cache_tile_buf",
+      &notes);
+  for (const char* word :
+       {"--multi-phased-distill-schedule", "--not-apply-cfg-solver", "--num-euler-timesteps",
+        "--visualization-steps", "--scale-lr", "--vsa-cache-tile-buf"}) {
+    EXPECT_TRUE(has_word(notes, word)) << word;
+  }
+}
+
+TEST(FastVideoFlags, WhatAScriptOfTheirsSaysTwiceAlikeIsTakenOnce) {
+  std::vector<std::string> notes;
+  const Recipe r = recipe_of(
+      "--model_path m --data_path d --enable_gradient_checkpointing_type full --seed 3 "
+      "--enable-gradient-checkpointing-type=full",
+      &notes);
+  EXPECT_EQ(r.training.model.enable_gradient_checkpointing_type, config::Recompute::kFull);
+  EXPECT_TRUE(has_word(notes, "--enable-gradient-checkpointing-type is given twice"));
+}
+
+TEST(FastVideoFlags, TheShiftOfTheTrainingNoiseIsToldWhereItIsNotTheirs) {
+  const std::string base = "--model_path m --data_path d ";
+  for (const auto& [flags, is_told] :
+       {std::pair("--flow-shift 3", true), std::pair("", true), std::pair("--flow-shift 1", false),
+        std::pair("--flow-shift 3 --generator-update-interval 5", false)}) {
+    std::vector<std::string> notes;
+    recipe_of(base + flags, &notes);
+    EXPECT_EQ(has_word(notes, "trains at shift 1"), is_told) << flags;
+  }
+}
+
+TEST(FastVideoFlags, WhatARunLeavesOutIsTheirs) {
+  const std::string base = "--model_path m --data_path d --num_gpus 8 --betas 0,0.99 ";
+  std::vector<std::string> notes;
+  const Recipe r = recipe_of(base +
+                                 "--generator_update_interval 5 --num-height 448 --num-width 832 "
+                                 "--num-frames 61 --simulate_generator_forward",
+                             &notes);
+  EXPECT_EQ(r.training.optimizer.betas, (config::Betas{0, 0.99}));
+  EXPECT_EQ(r.method.fake_score_betas, (config::Betas{0.9, 0.999}));
+  EXPECT_EQ(r.method.real_score_guidance_scale, 4.5);
+  EXPECT_EQ(r.method.k_scope, config::KScope::kGroup);
+  EXPECT_EQ(r.training.distributed.sp_size, 1);
+  EXPECT_EQ(r.training.checkpoint.checkpoints_total_limit, 0);
+  EXPECT_TRUE(has_word(notes, "0.2 and 0.98")) << "what the older trainer takes";
+  EXPECT_EQ(recipe_of(base + "--real-score-guidance-scale -1").method.real_score_guidance_scale, 0);
+  EXPECT_EQ(recipe_of(base + "--fake-score-lr-scheduler cosine --lr-warmup-steps 7")
+                .training.optimizer.lr_warmup_steps,
+            7)
+      << "the critic's";
 }
 
 TEST(FastVideoFlags, MistakesAreNamed) {
@@ -168,6 +233,16 @@ TEST(FastVideoFlags, MistakesAreNamed) {
   EXPECT_NE(refusal("--data-path").find("usage: --data-path needs a value"), std::string::npos);
   EXPECT_NE(refusal("--seed 1 --seed 2").find("conflict: --seed is given twice"),
             std::string::npos);
+  EXPECT_NE(refusal("--training.data.seed 1 --set training.data.seed=2")
+                .find("conflict: --training.data.seed is given twice"),
+            std::string::npos);
+  EXPECT_NE(refusal("--use-ema true --no-use-ema").find("conflict: --use-ema is given twice"),
+            std::string::npos);
+  for (const char* line : {"--no-seed", "--no-use-ema=true"}) {
+    EXPECT_NE(refusal(line).find("unknown_option"), std::string::npos) << line;
+  }
+  // Their parser takes it for the option that begins so.
+  EXPECT_NE(refusal("--max-train 5").find("Did you mean --max-train-steps?"), std::string::npos);
   EXPECT_NE(refusal("--generator.x=1").find("unknown_key: --generator.x"), std::string::npos);
   EXPECT_NE(refusal("--same_step_across_blocks").find("unsupported_method"), std::string::npos);
 }
@@ -222,6 +297,55 @@ pipeline: {vae_tiling: true}
   EXPECT_TRUE(refusal_of([&wrong] {
                 config::parse_recipe(wrong, "theirs.yaml");
               }).starts_with("unknown_key: theirs.yaml:"));
+}
+
+// Its train.utils.config, its callbacks and DMD2Method.
+TEST(FastVideoFiles, WhatAFileLeavesOutIsTheirs) {
+  const std::string models =
+      "models:\n  student: {_target_: x.WanModel, init_from: m}\n"
+      "  teacher: {_target_: x.WanModel, init_from: m, trainable: false}\n"
+      "  critic: {_target_: x.WanModel, init_from: m}\n";
+  const std::string rest =
+      "training:\n  distributed: {num_gpus: 4}\n"
+      "  data: {data_path: d, num_height: 448, num_width: 832, num_frames: 77}\n";
+  const auto read = [&](const std::string& more, std::vector<std::string>* notes = nullptr) {
+    return config::parse_recipe(
+        models + "method: {_target_: x.DMD2Method, rollout_mode: Sim}\n" + rest + more,
+        "theirs.yaml", {}, notes);
+  };
+  const Recipe bare = read("");
+  EXPECT_EQ(bare.training.distributed.sp_size, 4);
+  EXPECT_EQ(config::global_batch(bare), 1);
+  EXPECT_EQ(bare.training.checkpoint.checkpoints_total_limit, 0);
+  EXPECT_EQ(bare.method.real_score_guidance_scale, 1);
+  EXPECT_EQ(bare.method.rollout_mode, config::RolloutMode::kSimulate);
+  EXPECT_EQ(bare.method.k_scope, config::KScope::kGroup);
+  EXPECT_EQ(bare.callbacks.grad_clip.max_grad_norm, 0);
+  EXPECT_EQ(bare.callbacks.ema.decay, 0);
+  EXPECT_EQ(bare.callbacks.validation.every_steps, 0);
+
+  const Recipe with = read(
+      "callbacks:\n"
+      "  grad_clip: {log_grad_norms: true}\n"
+      "  average: {_target_: x.EMACallback}\n"
+      "  validation: {pipeline_target: p, dataset_file: f}\n");
+  EXPECT_EQ(with.callbacks.grad_clip.max_grad_norm, 1);
+  EXPECT_EQ(with.callbacks.ema.decay, 0.9999);
+  EXPECT_EQ(with.callbacks.validation.every_steps, 100);
+
+  std::vector<std::string> notes;
+  const Recipe trackers = config::parse_recipe(
+      models + "method: {_target_: x.DMD2Method, rollout_mode: data, min_timestep_ratio: 0.1}\n" +
+          rest +
+          "  tracker: {trackers: [wandb, csv, swanlab]}\n"
+          "  optimizer: {lr_scheduler: cosine, lr_num_cycles: 3}\npipeline: {flow_shift: 8}\n",
+      "theirs.yaml", std::vector<config::Override>{{"models.student.flow_shift", "5"}}, &notes);
+  EXPECT_EQ(trackers.training.tracker.trackers, std::vector<std::string>{"csv"});
+  EXPECT_EQ(trackers.models.at("critic").flow_shift, 8);
+  for (const char* word : {"wandb, swanlab: left out", "lr_num_cycles 3", "max_timestep_ratio",
+                           "models.student.flow_shift 5"}) {
+    EXPECT_TRUE(has_word(notes, word)) << word;
+  }
 }
 
 TEST(TrainArguments, FlagsAndDottedKeysChangeAFile) {

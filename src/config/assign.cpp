@@ -37,11 +37,13 @@ double to_number(std::string_view text, const Range& range, const std::string& w
   return *value;
 }
 
+// Python and YAML write True and TRUE too.
 bool to_bool(std::string_view text, const std::string& where) {
-  if (text == "true" || text == "1" || text == "yes" || text == "on") {
+  const std::string word = to_lower(text);
+  if (word == "true" || word == "1" || word == "yes" || word == "on") {
     return true;
   }
-  if (text == "false" || text == "0" || text == "no" || text == "off") {
+  if (word == "false" || word == "0" || word == "no" || word == "off") {
     return false;
   }
   throw_bad_value(where, "true or false", std::string(text));

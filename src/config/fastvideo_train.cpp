@@ -117,13 +117,22 @@ bool is_ignored(const std::string& key) {
   });
 }
 
+bool has_group(const Values& values, const std::string& prefix) {
+  const auto first = values.lower_bound(prefix);
+  return first != values.end() && first->first.starts_with(prefix);
+}
+
+// Our names of the callbacks that a file has.
+using CallbackNames = std::set<std::string>;
+
 // There the name of a callback is free and its class counts.
-void rename_callbacks(Values& values, const std::string& origin) {
+CallbackNames rename_callbacks(Values& values, const std::string& origin) {
   constexpr std::array<std::pair<const char*, const char*>, 3> kClasses = {
       {{"GradNormClipCallback", "grad_clip"},
        {"EMACallback", "ema"},
        {"ValidationCallback", "validation"}}};
   std::vector<std::pair<std::string, std::string>> renames;  // prefix with a dot, ours
+  CallbackNames present;
   for (auto entry = values.begin(); entry != values.end();) {
     const std::string key = entry->first;
     if (!key.starts_with("callbacks.") || !key.ends_with("._target_")) {
@@ -142,6 +151,7 @@ void rename_callbacks(Values& values, const std::string& origin) {
     }
     renames.emplace_back(key.substr(0, key.size() - std::string_view("_target_").size()),
                          str("callbacks.", known->second, "."));
+    present.insert(known->second);
     entry = values.erase(entry);
   }
   for (const auto& [theirs, ours] : renames) {
@@ -154,6 +164,12 @@ void rename_callbacks(Values& values, const std::string& origin) {
       entry = values.erase(entry);
     }
   }
+  for (const auto& [type, ours] : kClasses) {
+    if (has_group(values, str("callbacks.", ours, "."))) {
+      present.insert(ours);
+    }
+  }
+  return present;
 }
 
 // A list of folders, or a map of folders to repeat factors, as one text.
@@ -192,10 +208,49 @@ void set_if_absent(Values& values, const std::string& key, const std::string& te
   values.emplace(key, YamlValue{{text}, 0, 0});
 }
 
-bool has_role(const Values& values, const std::string& role) {
-  const std::string prefix = "models." + role + ".";
-  const auto first = values.lower_bound(prefix);
-  return first != values.end() && first->first.starts_with(prefix);
+// The one text of a key; empty: it is not there, or a list.
+std::string text_of(const Values& values, const std::string& key) {
+  const auto found = values.find(key);
+  return found != values.end() && found->second.texts.size() == 1 ? found->second.texts[0] : "";
+}
+
+// Trackers that are services, or none; of several the others stay.
+void leave_out_trackers(Values& values, std::vector<std::string>& notes) {
+  const auto found = values.find("training.tracker.trackers");
+  if (found == values.end()) {
+    return;
+  }
+  std::vector<std::string> kept, left_out;
+  for (const std::string& text : found->second.texts) {
+    for (const std::string& part : split(text, ',')) {
+      const std::string tracker(trim(part));
+      const bool is_ours = tracker != "wandb" && tracker != "swanlab" && tracker != "none";
+      (is_ours ? kept : left_out).push_back(tracker);
+    }
+  }
+  if (left_out.empty()) {
+    return;
+  }
+  notes.push_back(str("training.tracker.trackers ", join_first(left_out, left_out.size()),
+                      kept.empty() ? ": metrics go to a JSONL file" : ": left out"));
+  if (kept.empty()) {
+    values.erase(found);
+  } else {
+    found->second.texts = kept;
+  }
+}
+
+// It does not reach the rate there; 0 and 1 stand in files.
+void leave_out_cycles(Values& values, std::vector<std::string>& notes) {
+  const std::string key = "training.optimizer.lr_num_cycles";
+  const std::string text = text_of(values, key);
+  const std::optional<double> cycles = parse_double(text);
+  constexpr double kHalfWave = 0.5;
+  if (cycles && *cycles != 0 && *cycles != 1 && *cycles != kHalfWave) {
+    notes.push_back(key + " " + text +
+                    ": FastVideo's rates fall once whatever it says, and so here");
+  }
+  values.erase(key);
 }
 
 // bf16 masters and warm-up of a constant rate, which FastVideo accepts and does not honour.
@@ -206,17 +261,19 @@ void mend_values(Values& values, std::vector<std::string>& notes) {
         "training.dit_precision bf16: masters stay fp32; frozen weights and the "
         "arithmetic are bf16");
   }
-  const bool is_constant = !values.contains("training.optimizer.lr_scheduler") ||
-                           is_text(values, "training.optimizer.lr_scheduler", "constant");
-  if (is_constant && values.contains("training.optimizer.lr_warmup_steps") &&
+  const auto is_constant = [&values](const char* key) {
+    return !values.contains(key) || is_text(values, key, "constant");
+  };
+  if (is_constant("training.optimizer.lr_scheduler") &&
+      is_constant("method.fake_score_lr_scheduler") &&
+      values.contains("training.optimizer.lr_warmup_steps") &&
       !is_text(values, "training.optimizer.lr_warmup_steps", "0")) {
     values.erase("training.optimizer.lr_warmup_steps");
     notes.emplace_back(
         "training.optimizer.lr_warmup_steps: a constant rate has no warm-up, there "
         "neither; constant_with_warmup has");
   }
-  // It does not reach the rate there; 0 and 1 stand in files.
-  values.erase("training.optimizer.lr_num_cycles");
+  leave_out_cycles(values, notes);
   if (!is_text(values, "training.optimizer.lr_scheduler", "polynomial")) {
     values.erase("training.optimizer.lr_power");
   }
@@ -226,44 +283,68 @@ void mend_values(Values& values, std::vector<std::string>& notes) {
       notes.push_back(str("training.model.weighting_scheme ", key, ": uniform, as it acts there"));
     }
   }
-  for (const char* tracker : {"wandb", "swanlab", "none"}) {
-    if (is_text(values, "training.tracker.trackers", tracker)) {
-      values.erase("training.tracker.trackers");
-      notes.push_back(str("training.tracker.trackers ", tracker, ": metrics go to a JSONL file"));
+  leave_out_trackers(values, notes);
+  const std::string rollout = to_lower(text_of(values, "method.rollout_mode"));
+  if (rollout == "sim") {
+    values["method.rollout_mode"].texts = {"simulate"};
+  } else if (rollout == "data" || rollout == "vae_latent") {
+    values["method.rollout_mode"].texts = {"data_latent"};
+  }
+}
+
+// What a distillation of FastVideo means by leaving keys out.
+void apply_their_distillation(Values& values, std::vector<std::string>& notes) {
+  set_if_absent(values, "method.generator_update_interval", "1");
+  set_if_absent(values, "method.real_score_guidance_scale", "1");
+  set_if_absent(values, "method.k_scope", "group");  // each process draws its own there
+  if (!values.contains("method.min_timestep_ratio") ||
+      !values.contains("method.max_timestep_ratio")) {
+    notes.emplace_back(
+        "method.min_timestep_ratio, max_timestep_ratio: 0.02 and 0.98 where they are left out, as "
+        "in the published runs; FastVideo takes 0 and 1 then, its older trainer 0.2 and 0.98");
+  }
+  // There pipeline.flow_shift also moves the score timesteps.
+  const std::string shift = text_of(values, "pipeline.flow_shift");
+  if (shift.empty()) {
+    return;
+  }
+  for (const char* role : {"student", "teacher", "critic"}) {
+    if (has_group(values, str("models.", role, "."))) {
+      set_if_absent(values, str("models.", role, ".flow_shift"), shift);
     }
+  }
+  const std::string own = text_of(values, "models.student.flow_shift");
+  if (!own.empty() && parse_double(own) != parse_double(shift)) {
+    notes.push_back(str("models.student.flow_shift ", own, " moves the score timesteps here; in ",
+                        "FastVideo pipeline.flow_shift ", shift, " does"));
   }
 }
 
 // What a file of FastVideo means by leaving keys out.
-void apply_their_defaults(Values& values, std::vector<std::string>& notes) {
-  const bool distills = is_text(values, "method._target_", name_of(MethodKind::kDistill));
-  if (!distills) {
-    set_if_absent(values, "training.data.training_cfg_rate", "0");
+void apply_their_defaults(Values& values,
+                          const CallbackNames& callbacks,
+                          std::vector<std::string>& notes) {
+  if (is_text(values, "method._target_", name_of(MethodKind::kDistill))) {
+    apply_their_distillation(values, notes);
   } else {
-    set_if_absent(values, "method.generator_update_interval", "1");
-    if (!values.contains("method.min_timestep_ratio") &&
-        !values.contains("method.max_timestep_ratio")) {
-      notes.emplace_back(
-          "method.min_timestep_ratio, max_timestep_ratio: 0.02 and 0.98, as the "
-          "published runs; this file leaves them out, which there is 0 and 1");
-    }
-    // There pipeline.flow_shift also moves the score timesteps.
-    const auto shift = values.find("pipeline.flow_shift");
-    if (shift != values.end() && shift->second.texts.size() == 1) {
-      for (const char* role : {"student", "teacher", "critic"}) {
-        if (has_role(values, role)) {
-          set_if_absent(values, str("models.", role, ".flow_shift"), shift->second.texts[0]);
-        }
-      }
-    }
+    set_if_absent(values, "training.data.training_cfg_rate", "0");
+  }
+  if (const std::string processes = text_of(values, "training.distributed.num_gpus");
+      !processes.empty()) {
+    set_if_absent(values, "training.distributed.sp_size", processes);
   }
   set_if_absent(values, "training.checkpoint.training_state_checkpointing_steps", "0");
+  set_if_absent(values, "training.checkpoint.checkpoints_total_limit", "0");
   set_if_absent(values, "training.optimizer.weight_decay", "0");
-  set_if_absent(values, "callbacks.grad_clip.max_grad_norm", "0");
   set_if_absent(values, "training.model.mode_scale", "1");
   set_if_absent(values, "pipeline.negative_prompt", wan_negative_prompt());
-  if (values.contains("callbacks.ema.start_iter")) {
+  set_if_absent(values, "callbacks.grad_clip.max_grad_norm",
+                callbacks.contains("grad_clip") ? "1" : "0");
+  if (callbacks.contains("ema")) {
     set_if_absent(values, "callbacks.ema.decay", "0.9999");
+  }
+  if (callbacks.contains("validation")) {
+    set_if_absent(values, "callbacks.validation.every_steps", "100");
   }
 }
 
@@ -317,11 +398,8 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 43> kOlderKe
 }};
 
 bool is_of_older_trainer(const Values& values) {
-  const auto has_group = [&values](const char* prefix) {
-    const auto first = values.lower_bound(prefix);
-    return first != values.end() && first->first.starts_with(prefix);
-  };
-  return has_group("engine.") || has_group("training.distillation.") || has_group("training.lora.");
+  return has_group(values, "engine.") || has_group(values, "training.distillation.") ||
+         has_group(values, "training.lora.");
 }
 
 // Its keys become flat flags, and these become ours; what is ours already stays.
@@ -369,7 +447,7 @@ std::vector<std::string> translate_train_values(Values& values, const std::strin
       translate_network(value, where);
     }
   }
-  rename_callbacks(values, origin);
+  const CallbackNames callbacks = rename_callbacks(values, origin);
   join_data_path(values);
   if (!is_fastvideo) {
     return notes;
@@ -387,7 +465,7 @@ std::vector<std::string> translate_train_values(Values& values, const std::strin
     notes.push_back(str(origin, ": no effect here: ", join_first(ignored, 40)));
   }
   mend_values(values, notes);
-  apply_their_defaults(values, notes);
+  apply_their_defaults(values, callbacks, notes);
   return notes;
 }
 
@@ -426,6 +504,7 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"train-sp-batch-size", FlagUse::kNothing},
     FlatFlag{"group-frame", FlagUse::kNothingSwitch},
     FlatFlag{"group-resolution", FlagUse::kNothingSwitch},
+    FlatFlag{"cache-dir", FlagUse::kNothing},
     // optimizer and loop
     FlatFlag{"learning-rate", FlagUse::kKey, "training.optimizer.learning_rate"},
     FlatFlag{"betas", FlagUse::kKey, "training.optimizer.betas"},
@@ -443,6 +522,10 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"dit-precision", FlagUse::kKey, "training.dit_precision"},
     FlatFlag{"enable-gradient-checkpointing-type", FlagUse::kSpecial},
     FlatFlag{"selective-checkpointing", FlagUse::kNothing},
+    FlatFlag{"master-weight-type", FlagUse::kNothing},
+    FlatFlag{"fsdp-sharding-strategy", FlagUse::kNothing},
+    FlatFlag{"num-train-epochs", FlagUse::kNothing},
+    FlatFlag{"scale-lr", FlagUse::kNothingSwitch},
     FlatFlag{"allow-tf32", FlagUse::kNothingSwitch},
     FlatFlag{"inference-mode", FlagUse::kNothingSwitch},
     FlatFlag{"pin-cpu-memory", FlagUse::kNothingSwitch},
@@ -454,12 +537,25 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"precondition-outputs", FlagUse::kSwitch, "training.model.precondition_outputs"},
     FlatFlag{"flow-shift", FlagUse::kSpecial},
     FlatFlag{"boundary-ratio", FlagUse::kKey, "method.boundary_ratio"},
+    // of consistency distillation, which their trainer no longer has; its scripts still name some
+    FlatFlag{"distill-cfg", FlagUse::kNothing},
+    FlatFlag{"hunyuan-teacher-disable-cfg", FlagUse::kNothingSwitch},
+    FlatFlag{"linear-quadratic-threshold", FlagUse::kNothing},
+    FlatFlag{"linear-range", FlagUse::kNothing},
+    FlatFlag{"multi-phased-distill-schedule", FlagUse::kNothing},
+    FlatFlag{"not-apply-cfg-solver", FlagUse::kNothingSwitch},
+    FlatFlag{"num-euler-timesteps", FlagUse::kNothing},
+    FlatFlag{"pred-decay-type", FlagUse::kNothing},
+    FlatFlag{"pred-decay-weight", FlagUse::kNothing},
+    FlatFlag{"scheduler-type", FlagUse::kNothing},
     // models
     FlatFlag{"model-path", FlagUse::kSpecial},
     FlatFlag{"pretrained-model-name-or-path", FlagUse::kSpecial},
     FlatFlag{"real-score-model-path", FlagUse::kKey, "models.teacher.init_from", true},
     FlatFlag{"fake-score-model-path", FlagUse::kKey, "models.critic.init_from", true},
     FlatFlag{"init-weights-from-safetensors", FlagUse::kSpecial},
+    FlatFlag{"dit-model-name-or-path", FlagUse::kNothing},
+    FlatFlag{"generator-model-path", FlagUse::kNothing},
     FlatFlag{"lora-training", FlagUse::kSpecialSwitch},
     FlatFlag{"lora-rank", FlagUse::kSpecial},
     FlatFlag{"lora-alpha", FlagUse::kSpecial},
@@ -480,6 +576,8 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"vsa-decay-rate", FlagUse::kKey, "training.vsa.VSA_decay_rate"},
     FlatFlag{"vsa-decay-interval-steps", FlagUse::kKey, "training.vsa.VSA_decay_interval_steps"},
     FlatFlag{"topk-rule", FlagUse::kKey, "training.vsa.topk_rule"},
+    FlatFlag{"vsa-cache-tile-buf", FlagUse::kNothingSwitch},
+    FlatFlag{"moba-config-path", FlagUse::kNothing},
     // averages
     FlatFlag{"use-ema", FlagUse::kSpecialSwitch},
     FlatFlag{"ema-decay", FlagUse::kSpecial},
@@ -505,7 +603,9 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"tracker-project-name", FlagUse::kKey, "training.tracker.project_name"},
     FlatFlag{"wandb-run-name", FlagUse::kKey, "training.tracker.run_name"},
     FlatFlag{"trackers", FlagUse::kKey, "training.tracker.trackers"},
+    FlatFlag{"logging-dir", FlagUse::kNothing},
     FlatFlag{"log-visualization", FlagUse::kSwitch, "training.tracker.log_visualization"},
+    FlatFlag{"visualization-steps", FlagUse::kNothing},
     // validation
     FlatFlag{"log-validation", FlagUse::kSpecialSwitch},
     FlatFlag{"validation-dataset-file", FlagUse::kSpecial},
@@ -522,6 +622,7 @@ constexpr std::array kFlatFlags = {
     FlatFlag{"context-noise", FlagUse::kUnsupported},
     FlatFlag{"enable-gradient-masking", FlagUse::kUnsupported},
     FlatFlag{"gradient-mask-last-n-frames", FlagUse::kUnsupported},
+    FlatFlag{"validate-cache-structure", FlagUse::kUnsupported},
 };
 
 // The flags of one command, looked up by name.
@@ -529,8 +630,12 @@ class Given {
  public:
   Given(const std::vector<std::pair<std::string, std::string>>& given, FlatFlags& out) : out_(out) {
     for (const auto& [name, value] : given) {
-      if (!values_.emplace(name, value).second) {
+      const auto [first, is_new] = values_.emplace(name, value);
+      if (!is_new && first->second != value) {
         throw InvalidInput(Code::kConflict, str("--", name, " is given twice"));
+      }
+      if (!is_new) {  // as a script of theirs does
+        note(str("--", name, " is given twice, with the same value"));
       }
     }
   }
@@ -541,7 +646,7 @@ class Given {
   }
   bool is_on(const std::string& name) const {
     const auto text = value(name);
-    return text && to_bool(to_lower(*text), "--" + name);
+    return text && to_bool(*text, "--" + name);
   }
   void set(const std::string& key, const std::string& text) {
     out_.overrides.emplace_back(key, text);
@@ -595,17 +700,21 @@ void translate_models(Given& flags, const Roles& roles, bool is_complete) {
     for (const std::string& role : roles) {
       flags.set("models." + role + ".flow_shift", *shift);
     }
-    if (roles.size() == 1 && is_complete) {
+    if (roles.size() == 1 && is_complete && parse_double(*shift) != 1.0) {
       flags.note("--flow-shift " + *shift +
                  " also moves the training noise here; FastVideo's "
                  "finetuning trains at shift 1 (models.student.flow_shift=1)");
     }
+  } else if (roles.size() == 1 && is_complete) {
+    flags.note(
+        "without --flow-shift the training noise is shifted by models.student.flow_shift's default "
+        "here; FastVideo's finetuning trains at shift 1 (models.student.flow_shift=1)");
   }
 }
 
 void translate_distillation(Given& flags) {
   if (const auto w = flags.value("real-score-guidance-scale")) {
-    const double scale = to_number(*w, {0, 99}, "--real-score-guidance-scale") + 1;
+    const double scale = to_number(*w, {-1, 99}, "--real-score-guidance-scale") + 1;
     flags.set("method.real_score_guidance_scale", format_number(scale));
     flags.note(str("--real-score-guidance-scale ", *w, " is ", format_number(scale),
                    " on the standard scale, which counts the conditional term too"));
@@ -662,6 +771,7 @@ void add_their_defaults(Given& flags, MethodKind method) {
     }
   };
   set_unless("training-cfg-rate", "training.data.training_cfg_rate", "0");
+  set_unless("sp-size", "training.distributed.sp_size", "1");
   set_unless("mode-scale", "training.model.mode_scale", "1.29");
   set_unless("enable-gradient-checkpointing-type",
              "training.model.enable_gradient_checkpointing_type", "none");
@@ -671,6 +781,8 @@ void add_their_defaults(Given& flags, MethodKind method) {
   }
   if (distills) {
     set_unless("fake-score-lr-scheduler", "method.fake_score_lr_scheduler", "constant");
+    set_unless("fake-score-betas", "method.fake_score_betas", "0.9,0.999");
+    set_unless("real-score-guidance-scale", "method.real_score_guidance_scale", "4.5");
     if (!flags.value("dfake-gen-update-ratio")) {
       set_unless("generator-update-interval", "method.generator_update_interval", "5");
     }

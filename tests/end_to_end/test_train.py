@@ -900,7 +900,7 @@ def test_adapters_on_one_base_train_as_if_each_network_had_its_own(fastwan, tmp_
         layers = {key.split(".", 2)[2].split(".lora_")[0] for key in adapters.keys() if ".lora_" in key}
     assert layers == {"attn1.to_q", "ffn.net.0.proj", "ffn.net.2"}
     write_recipe(tmp_path / "typo", DISTILL)
-    run = train(fastwan, tmp_path / "typo", *lora, "--models.student.lora.target_modules=to_w")
+    run = train(fastwan, tmp_path / "typo", "--models.student.lora.enable=true", "--models.student.lora.target_modules=to_w")
     assert run.status == 2 and "to_w" in run.err and "to_out" in run.err, run
 
 
