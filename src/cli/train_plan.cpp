@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "cli/distill_plan.h"
 #include "cli/hub_cache.h"
+#include "cli/ramp.h"
 #include "cli/table.h"
 #include "models/layout/configs.h"
 #include "models/layout/published.h"
@@ -153,11 +154,33 @@ layout::RecomputedBlocks recomputed(const Recipe& recipe, const RoleModel& model
   return {1};
 }
 
-int64_t topk_of(const Recipe& recipe, const layout::TokenGrid& grid) {
-  const config::Vsa& vsa = recipe.training.vsa;
+int64_t topk_of(const config::Vsa& vsa, const layout::TokenGrid& grid, double sparsity) {
   return vsa.topk_rule == config::TopkFormula::kPadded
-             ? ops::vsa_topk(vsa.sparsity, grid.num_tiles())
-             : ops::vsa_topk_unpadded(vsa.sparsity, grid.num_tokens(), grid.num_tiles());
+             ? ops::vsa_topk(sparsity, grid.num_tiles())
+             : ops::vsa_topk_unpadded(sparsity, grid.num_tokens(), grid.num_tiles());
+}
+
+// Of all iterations: a ramp starts dense. `pass` of a sparsity.
+template <class Pass>
+layout::PassWork mean_pass(const Recipe& recipe, const Pass& pass) {
+  const training::SparsityRamp ramp = ramp_of(recipe.training.vsa);
+  const int64_t steps = recipe.training.loop.max_train_steps;
+  layout::PassWork sum;
+  const auto add = [&](int64_t count, double sparsity) {
+    const layout::PassWork one = pass(sparsity);
+    const double share = real(count) / real(std::max<int64_t>(1, steps));
+    sum.forward += share * one.forward;
+    sum.recompute += share * one.recompute;
+    sum.backward += share * one.backward;
+  };
+  int64_t done = 0;
+  for (double level = 0; level < training::ramp_levels(ramp) && done < steps; ++level) {
+    const int64_t count = std::min(ramp.interval, steps - done);
+    add(count, training::ramped_sparsity(ramp, done));
+    done += count;
+  }
+  add(std::max<int64_t>(1, steps) - done, ramp.sparsity);
+  return sum;
 }
 
 int64_t moment_bytes(config::MomentDtype dtype, int64_t master) {
@@ -193,7 +216,8 @@ struct Network {
   std::vector<int64_t> units;
   bool keeps_units = false;
   bool borrows_base = false;  // its frozen weights are the teacher's
-  layout::PassWork work;      // a video
+  layout::PassWork work;      // a video, on average over the run
+  double sparse_forward = 0;  // a video at full sparsity
 };
 
 void place_state(Network& network, const Recipe& recipe, int64_t shard) {
@@ -221,7 +245,8 @@ Network wan_network(const Recipe& recipe,
   }
   layout::AttentionMode mode;
   if (is_sparse(model)) {
-    mode = {.topk = topk_of(recipe, grid), .uses_gates = config.is_gated};
+    mode = {.topk = topk_of(recipe.training.vsa, grid, recipe.training.vsa.sparsity),
+            .uses_gates = config.is_gated};
     out.plan.topk = mode.topk;
   }
   const layout::RecomputedBlocks blocks = recomputed(recipe, model);
@@ -231,8 +256,18 @@ Network wan_network(const Recipe& recipe,
                        : out.plan.parameters;
   out.keeps_units = model.trainable && blocks.one_of == 0;
   out.borrows_base = role != "teacher" && recipe.models.at("student").lora.shared_base;
-  out.work =
-      layout::training_pass(config, grid, mode, recipe.training.data.text_len, blocks, !is_lora);
+  const auto pass = [&](const layout::AttentionMode& at) {
+    return layout::training_pass(config, grid, at, recipe.training.data.text_len, blocks, !is_lora);
+  };
+  out.work = pass(mode);
+  out.sparse_forward = out.work.forward;
+  if (role == "student" && is_sparse(model)) {
+    out.work = mean_pass(recipe, [&](double sparsity) {
+      layout::AttentionMode at = mode;
+      at.topk = topk_of(recipe.training.vsa, grid, sparsity);
+      return pass(at);
+    });
+  }
   const int64_t element = bytes_of(recipe.training.compute_dtype);
   const int64_t videos = recipe.training.data.train_batch_size;
   const double shared = real(recipe.training.distributed.sp_size);
@@ -335,7 +370,7 @@ std::vector<Network> transformers(TrainPlan& plan,
       dense.is_gated = false;
       const double full =
           layout::forward_work(dense, grid, {}, recipe.training.data.text_len).total();
-      plan.sparse_gain = full / networks.back().work.forward;
+      plan.sparse_gain = full / networks.back().sparse_forward;
       if (grid.num_tokens() < kFewTokens) {
         notes.push_back(str(grid.num_tokens(),
                             " tokens a video: below about 10,000 sparse attention saves little"));

@@ -94,6 +94,26 @@ TEST(TrainPlan, GatesTrainWholeBesideAdapters) {
   EXPECT_EQ(role(plan, "student").trained, 30 * (8 * rank * 2 * D + D * D + D));
 }
 
+// 0.03 more every 50 iterations to 0.9: 1,500 of 4,000 iterations work more than the last.
+TEST(TrainPlan, ARampCountsAsItRises) {
+  const std::string name = "wan2.1-1.3b-finetune-vsa-64gpu";
+  const TrainPlan ramped = plan_of(shipped(name));
+  const auto constant = [&name](const char* sparsity) {
+    return plan_of(shipped(name, {{"training.vsa.sparsity", sparsity},
+                                  {"training.vsa.VSA_decay_interval_steps", "0"}}));
+  };
+  double sum = 2500 * constant("0.9").work;
+  for (int n = 0; n < 30; ++n) {
+    sum += 50 * constant(str(0.03 * n).c_str()).work;
+  }
+  EXPECT_NEAR(ramped.work, sum / 4000, 1e-9 * ramped.work);
+  EXPECT_NEAR(ramped.work / 1e15, 25.07, 0.01);
+  EXPECT_EQ(ramped.sparse_gain, constant("0.9").sparse_gain) << "of the last iterations";
+  EXPECT_EQ(role(ramped, "student").topk, 46);
+  const TrainPlan short_run = plan_of(shipped(name, {{"training.loop.max_train_steps", "50"}}));
+  EXPECT_NEAR(short_run.work, constant("0").work, 1e-9 * short_run.work) << "dense all the time";
+}
+
 // Dense data-free 5B: 1 earlier forward of the student on average, not all 2.
 TEST(TrainPlan, SimulatedInputsCostForwards) {
   const TrainPlan simulated = plan_of(shipped("wan2.2-5b-distill-64gpu"));

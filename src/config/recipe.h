@@ -27,7 +27,11 @@ enum class NetworkKind { kWan, kWanVae, kUmt5, kFeatureNet };
 enum class WeightsInit { kPretrained, kRandom };
 enum class Recompute { kInherit, kNone, kFull, kEveryN, kOps };
 enum class RolloutMode { kDataLatent, kSimulate };
-enum class KScope { kStep, kGroup, kSample };
+enum class KScope {
+  kStep,
+  kGroup,  // processes of a shard group, which must run equally many forwards
+  kSample
+};
 enum class NanPolicy { kStop, kZero };
 enum class UnconditionalText { kNegativePrompt, kZero };
 enum class OptimizerKind {
@@ -395,7 +399,11 @@ void describe(Visitor& v, Method& m) {
            "of ODE regression beside the score difference; above 0 the rows hold trajectories",
            {0, 1e6}},
           m.regression_weight);
-  v.field({"method.k_scope", "who shares the draw of the student's step"}, m.k_scope);
+  v.field(
+      {"method.k_scope",
+       "who shares the draw of the student's step: all of an iteration, processes that hold one "
+       "state, nobody"},
+      m.k_scope);
   v.field(
       {"method.k_block", "samples that split the steps evenly; 0: independent draws", {0, 1 << 20}},
       m.k_block);
@@ -555,7 +563,8 @@ void describe(Visitor& v, Training& t) {
           m.weighting_scheme);
   v.field({"training.model.logit_mean", "logit_normal: mean", {-100, 100}}, m.logit_mean);
   v.field({"training.model.logit_std", "logit_normal: deviation", {0, 100}}, m.logit_std);
-  v.field({"training.model.mode_scale", "mode: strength", {-10, 10}}, m.mode_scale);
+  // Below -1 and above 7.2 levels of noise fall outside 0 to 1.
+  v.field({"training.model.mode_scale", "mode: strength", {-1, 7}}, m.mode_scale);
   v.field({"training.model.precondition_outputs", "compare predictions of the clean latent"},
           m.precondition_outputs);
   v.field({"training.model.timestep_grid", "0: continuous; 1000: FastVideo's grid", {0, 1000}},

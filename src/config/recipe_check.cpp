@@ -127,7 +127,9 @@ void check_optimizer(const Recipe& r) {
   }
   require(o.lr_scheduler != LrScheduler::kAsStudent,
           "training.optimizer.lr_scheduler must name a schedule, got student");
-  require(o.lr_scheduler != LrScheduler::kConstant || o.lr_warmup_steps == 0,
+  const bool warms_critic = r.method.kind == MethodKind::kDistill &&
+                            r.method.fake_score_lr_scheduler != LrScheduler::kConstant;
+  require(o.lr_scheduler != LrScheduler::kConstant || warms_critic || o.lr_warmup_steps == 0,
           "training.optimizer.lr_warmup_steps has no effect with lr_scheduler constant; take "
           "constant_with_warmup");
   require(o.lr_warmup_steps <= r.training.loop.max_train_steps,
@@ -159,6 +161,10 @@ void check_k(const Recipe& r) {
       !is_stratified || m.k_scope == KScope::kSample,
       str("method.k_block ", m.k_block, " needs method.k_scope sample, got ", name_of(m.k_scope)));
   if (is_stratified) {
+    const auto num_steps = static_cast<int64_t>(m.dmd_denoising_steps.size());
+    require(m.k_block >= num_steps,
+            str("method.k_block ", m.k_block, " must be at least the ", num_steps,
+                " steps of method.dmd_denoising_steps: the last would never train"));
     // A block that spans ranks of a shard group would give them unequal numbers of forwards.
     const int64_t batch = d.hsdp_shard_dim > 1 ? r.training.data.train_batch_size : global_batch(r);
     require(batch % m.k_block == 0,

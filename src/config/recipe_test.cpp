@@ -283,6 +283,11 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
         {"method.k_block", "3"},
         {"training.data.train_batch_size", "8"}},
        "k_block 3 must divide the batch of an iteration, 8"},
+      {kDistill,
+       {{"method.k_scope", "sample"},
+        {"method.k_block", "2"},
+        {"training.data.train_batch_size", "8"}},
+       "k_block 2 must be at least the 3 steps of method.dmd_denoising_steps"},
       {kDistill, {{"training.data.training_cfg_rate", "0.1"}}, "always conditional"},
       {kDistill, {{"models.teacher.trainable", "true"}}, "models.teacher.trainable must be false"},
       {kDistill, {{"models.teacher.init_from", ""}}, "models.teacher.init_from is not given"},
@@ -391,6 +396,36 @@ TEST(Recipe, DrawsOfASampleNeedBlocksWhereAStateIsShared) {
   EXPECT_NO_THROW(parse(kDistill, with({{"method.k_scope", "group"}})));
 }
 
+TEST(Recipe, AWarmUpMayBeTheCriticsAlone) {
+  const std::vector<Override> warm = {{"training.optimizer.lr_warmup_steps", "10"}};
+  expect_refused(kDistill, warm, "conflict", "take constant_with_warmup");
+  std::vector<Override> of_critic = warm;
+  of_critic.emplace_back("method.fake_score_lr_scheduler", "cosine");
+  EXPECT_EQ(parse(kDistill, of_critic).training.optimizer.lr_warmup_steps, 10);
+  expect_refused(kFinetune, of_critic, "conflict", "take constant_with_warmup");
+}
+
+TEST(Recipe, BooleansAreReadAsPythonAndYamlWriteThem) {
+  for (const char* word : {"true", "True", "TRUE", "yes", "On", "1"}) {
+    EXPECT_TRUE(parse(kFinetune, {{"training.model.precondition_outputs", word}})
+                    .training.model.precondition_outputs)
+        << word;
+  }
+  EXPECT_FALSE(parse(std::string(kFinetune) + "  tracker: {log_visualization: False}\n")
+                   .training.tracker.log_visualization);
+  expect_refused(kFinetune, {{"training.model.precondition_outputs", "maybe"}}, "bad_value",
+                 "must be true or false, got maybe");
+}
+
+// Beyond it the law leaves the noise levels: at 10, u = 0.25 would be a level of 1.29.
+TEST(Recipe, TheModeDensityStaysWithinTheNoiseLevels) {
+  EXPECT_EQ(parse(kFinetune, {{"training.model.mode_scale", "-1"}}).training.model.mode_scale, -1);
+  for (const char* scale : {"10", "-1.5"}) {
+    expect_refused(kFinetune, {{"training.model.mode_scale", scale}}, "bad_value",
+                   "a number from -1 to 7");
+  }
+}
+
 TEST(Recipe, MeshesAreFilledIn) {
   const auto mesh = [](std::vector<Override> overrides) {
     overrides.emplace_back("training.distributed.num_gpus", "8");
@@ -482,6 +517,10 @@ TEST(ShippedRecipes, TheDistillationsCarryThePublishedNumbers) {
   }
   EXPECT_EQ(shipped("wan2.2-5b-distill-64gpu").training.optimizer.lr_scheduler,
             LrScheduler::kCosineWithMinLr);
+  for (const char* name : {"wan2.2-5b-distill-64gpu", "wan2.2-5b-distill-vsa-64gpu"}) {
+    EXPECT_EQ(shipped(name).method.k_scope, KScope::kGroup)
+        << "not one step of the student for all videos: processes of the published run draw alone";
+  }
 }
 
 TEST(ShippedRecipes, TheSparseFinetuningsRampAsPublished) {

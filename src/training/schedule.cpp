@@ -20,8 +20,6 @@ constexpr std::array<std::pair<const char*, LrKind>, 6> kNames{{
     {"polynomial", LrKind::kPolynomial},
     {"cosine_with_min_lr", LrKind::kCosineWithMinLr},
 }};
-// 0.9 / 0.03 is 30.000000000000004: such a quotient counts as 30.
-constexpr double kQuotientSlack = 1e-9;
 
 double ratio(int64_t a, int64_t b) {
   return static_cast<double>(a) / static_cast<double>(std::max<int64_t>(1, b));
@@ -69,15 +67,6 @@ double lr_factor(const LrSchedule& schedule, int64_t step) {
                             schedule.end_ratio;
   }
   return 1.0;
-}
-
-double ramped_sparsity(const SparsityRamp& ramp, int64_t step) {
-  if (ramp.rate <= 0.0) {
-    return ramp.sparsity;
-  }
-  const auto n = static_cast<double>(step / std::max<int64_t>(1, ramp.interval));
-  const double last = std::ceil(ramp.sparsity / ramp.rate - kQuotientSlack);
-  return n >= last ? ramp.sparsity : n * ramp.rate;
 }
 
 }  // namespace fastwan::training

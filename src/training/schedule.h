@@ -1,7 +1,9 @@
 // What changes with the step alone: learning rates and the sparsity of VSA. Pure functions, so a
-// resume needs nothing but the step.
+// resume needs nothing but the step. Torch-free: the planner counts with the ramp too.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -49,6 +51,14 @@ struct SparsityRamp {
   double rate = 0.03;     // 0: constant
   int64_t interval = 50;  // steps
 };
-double ramped_sparsity(const SparsityRamp& ramp, int64_t step);
+// The first n of full sparsity; 0.9 / 0.03 is 30.000000000000004: such a quotient counts as 30.
+inline double ramp_levels(const SparsityRamp& ramp) {
+  constexpr double kQuotientSlack = 1e-9;
+  return ramp.rate > 0.0 ? std::ceil(ramp.sparsity / ramp.rate - kQuotientSlack) : 0.0;
+}
+inline double ramped_sparsity(const SparsityRamp& ramp, int64_t step) {
+  const auto n = static_cast<double>(step / std::max<int64_t>(1, ramp.interval));
+  return n >= ramp_levels(ramp) ? ramp.sparsity : n * ramp.rate;
+}
 
 }  // namespace fastwan::training

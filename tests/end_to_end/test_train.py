@@ -835,6 +835,38 @@ def test_the_logged_work_is_the_planned_one(fastwan, settings, tmp_path):
     assert not any("mfu" in line for line in lines)  # a CPU has no rate to compare with
 
 
+def test_a_ramp_counts_in_the_plan_and_in_the_log_as_the_iterations_compute(fastwan, tmp_path):
+    write_recipe(tmp_path, {**FINETUNE, "attention": "vsa"}, steps=4, every=4)
+    ramp = ["--training.vsa.sparsity=0.5", "--training.vsa.VSA_decay_rate=0.25", "--training.vsa.VSA_decay_interval_steps=1",
+            "--training.data.num_height=64", "--training.data.num_width=64",  # four tiles
+            "--training.model.enable_gradient_checkpointing_type=none"]
+    plan = json.loads(fastwan("train", "--config", "recipe.yaml", "--dry-run", "--json", *ramp, cwd=tmp_path).out)
+    assert plan["tiles"] == 4
+    assert train(fastwan, tmp_path, *ramp).status == 0
+    lines = metrics(tmp_path)
+    assert [line["vsa_sparsity"] for line in lines] == [0, 0.25, 0.5, 0.5]
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    work = [line["flops_per_second"] * line["step_time"] for line in logged]
+    assert work[0] > work[1] > work[2] == pytest.approx(work[3]), "each with the tiles that it kept"
+    assert sum(work) / 4 == pytest.approx(plan["flops"], rel=1e-9)
+
+
+def test_processes_that_hold_one_state_train_the_same_step_of_the_student(fastwan, tmp_path):
+    """With scope `group`; each would run as many forwards as the others, or wait for them for ever."""
+    drawn = {}
+    for shard in (1, 2):
+        folder = tmp_path / str(shard)
+        write_recipe(folder, DISTILL, steps=8, every=8)
+        run = train(fastwan, folder, "--method.k_scope=group", "--training.distributed.num_gpus=2",
+                    f"--training.distributed.hsdp_shard_dim={shard}", "--method.generator_update_interval=1",
+                    "--training.loop.gradient_accumulation_steps=1")
+        assert run.status == 0, run
+        drawn[shard] = [line["generator_timestep"] for line in metrics(folder)]
+    # A mean of both processes' draws.
+    assert set(drawn[2]) <= {1000, 757, 522} and len(set(drawn[2])) > 1, drawn
+    assert not set(drawn[1]) <= {1000, 757, 522}, drawn
+
+
 def test_diffusers_loads_the_export_with_the_trained_weights(finetuned):
     from diffusers import WanTransformer3DModel
     from safetensors.torch import load_file

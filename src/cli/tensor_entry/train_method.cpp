@@ -1,6 +1,8 @@
 // The method of a training run, from its recipe.
+#include <numeric>
 #include <utility>
 
+#include "cli/ramp.h"
 #include "cli/tensor_entry/train_parts.h"
 #include "training/dmd/distill.h"
 #include "training/finetune.h"
@@ -56,6 +58,14 @@ std::unique_ptr<training::Method> finetune(const TrainContext& context,
                                 .state = state_type(recipe)});
 }
 
+// Consecutive samples of the processes that hold one state together: each of them runs as many
+// forwards as the others, or they wait for each other for ever.
+int64_t group_slots(const Recipe& recipe) {
+  const config::Distributed& d = recipe.training.distributed;
+  const int64_t processes = d.hsdp_shard_dim / std::gcd(d.hsdp_shard_dim, d.sp_size);  // other data
+  return processes * recipe.training.data.train_batch_size;
+}
+
 training::dmd::StepLaw step_law(const Recipe& recipe) {
   const config::Method& method = recipe.method;
   training::dmd::StepLaw law{.num_steps = static_cast<int64_t>(method.dmd_denoising_steps.size())};
@@ -64,7 +74,7 @@ training::dmd::StepLaw step_law(const Recipe& recipe) {
       law.shared_slots = 0;
       break;
     case config::KScope::kGroup:
-      law.shared_slots = recipe.training.data.train_batch_size;
+      law.shared_slots = group_slots(recipe);
       break;
     case config::KScope::kSample:
       law.shared_slots = 1;
@@ -134,13 +144,6 @@ std::vector<double> student_timesteps(const Recipe& recipe) {
 // fp32, fp64 where the networks compute in it.
 at::ScalarType state_type(const Recipe& recipe) {
   return compute_type(recipe) == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-training::SparsityRamp ramp_of(const config::Vsa& vsa) {
-  const bool ramps = vsa.VSA_decay_interval_steps > 0;
-  return {.sparsity = vsa.sparsity,
-          .rate = ramps ? vsa.VSA_decay_rate : 0.0,
-          .interval = ramps ? vsa.VSA_decay_interval_steps : 1};
 }
 
 std::unique_ptr<training::Method> make_method(const TrainContext& context,

@@ -55,7 +55,6 @@ struct TrainContext {
 
 at::ScalarType compute_type(const config::Recipe& recipe);
 training::LoraOptions lora_of(const config::Recipe& recipe, const config::RoleModel& model);
-training::SparsityRamp ramp_of(const config::Vsa& vsa);
 
 // Parameters of the same name get the other side's values; others stay.
 void copy_values(const torch::nn::Module& from, const torch::nn::Module& to);

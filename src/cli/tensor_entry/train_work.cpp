@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/distill_plan.h"
+#include "cli/ramp.h"
 #include "ops/topk.h"
 #include "training/schedule.h"
 
@@ -64,7 +65,7 @@ std::function<double(int64_t step)> operations_of(const Recipe& recipe,
   return [&recipe, networks = std::move(networks), &method, sizes, videos, ramp](int64_t step) {
     const auto pass = [&](const char* role) {
       return pass_of(recipe, role, networks->at(role), sizes,
-                     training::ramped_sparsity(ramp, step));
+                     training::ramped_sparsity(ramp, step - 1));  // as the iteration computed
     };
     if (recipe.method.kind != config::MethodKind::kDistill) {
       return videos * pass("student").total();
