@@ -88,10 +88,15 @@ def test_a_stage_finished_before_digests_were_kept_counts_as_unchanged(tmp_path)
 
 
 def test_a_budget_that_is_over_starts_nothing(tmp_path):
-    run = tool(tmp_path, "--stage", "text", "--budget", "25")
-    assert run.returncode == 75 and not (tmp_path / "runs/tiny-shapes-ci/text").exists(), run
-    hopeless = tool(tmp_path, "--stage", "text", "--budget", "5")  # 75 would be asked again for ever
+    run = tool(tmp_path, "--stage", "text", "features", "--budget", "50.5", *settings(training__loop__max_train_steps=3))
+    assert run.returncode == 75 and progress(tmp_path, "text")["status"] == "done", run
+    assert not (tmp_path / "runs/tiny-shapes-ci/features").exists()
+    # 75 would be asked again for ever where the whole budget is too little.
+    hopeless = tool(tmp_path, "--stage", "features", "--budget", "5")
     assert hopeless.returncode == 2 and "at least 20 seconds" in hopeless.stderr, hopeless
+    for stage, budget, least in (("features", "49", "say 50 or more"), ("evaluate", "79", "say 80 or more")):
+        hopeless = tool(tmp_path, "--stage", stage, "--budget", budget)
+        assert hopeless.returncode == 1 and f"--budget {budget} is too little" in hopeless.stderr and least in hopeless.stderr, hopeless
 
 
 def test_a_stage_whose_input_was_made_anew_is_refused_until_it_is_accepted(tmp_path):
