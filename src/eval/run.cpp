@@ -138,10 +138,10 @@ io::Image contact_sheet(const at::Tensor& frames) {
                           .frame = shown,
                           .num_frames = frames.size(0),
                           .fps = 1});
-  const at::Tensor bytes =
-      frames.permute({0, 2, 3, 1}).mul(255).round().to(at::kByte).contiguous();  // [F, P, Q, 3]
   for (int64_t frame = 0; frame < frames.size(0); ++frame) {
-    const uint8_t* from = bytes.const_data_ptr<uint8_t>() + frame * height * width * 3;
+    const at::Tensor bytes =
+        frames[frame].permute({1, 2, 0}).mul(255).round().to(at::kByte).contiguous();  // [P, Q, 3]
+    const uint8_t* from = bytes.const_data_ptr<uint8_t>();
     const io::Image whole{width, height, {from, from + height * width * 3}};
     sheet.add(io::resize_lanczos(whole, shown).rgb);
   }

@@ -22,7 +22,11 @@ double flicker(const at::Tensor& frames) {
   if (shapes["F"] < 3) {
     throw InvalidInput(Code::kBadTensor, "flicker needs 3 frames or more");
   }
-  return second_difference(frames).abs().mean().item<double>();
+  double sum = 0;  // of three frames at a time: a whole video's differences are as large as it is
+  for (int64_t last = 3; last <= shapes["F"]; ++last) {
+    sum += second_difference(frames.slice(0, last - 3, last)).abs().mean().item<double>();
+  }
+  return sum / static_cast<double>(shapes["F"] - 2);
 }
 
 double still_flicker(const at::Tensor& frames, const at::Tensor& moving) {

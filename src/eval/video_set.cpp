@@ -159,11 +159,16 @@ std::vector<Entry> find_entries(const Path& where) {
   return entries;
 }
 
-// [height, width, 3] bytes -> [3, P, Q] in [0, 1].
+// [height, width, 3] bytes -> [3, P, Q] bytes.
 at::Tensor picture(const std::vector<uint8_t>& rgb, int64_t height, int64_t width) {
   const at::Tensor bytes = at::from_blob(const_cast<uint8_t*>(rgb.data()),  // only read
                                          {height, width, 3}, at::kByte);
-  return bytes.permute({2, 0, 1}).to(at::kFloat).div_(255).contiguous();
+  return bytes.permute({2, 0, 1}).contiguous();
+}
+
+// [3, P, Q] bytes each -> [F, 3, P, Q] in [0, 1]; four times as large, so made once.
+at::Tensor to_unit(const std::vector<at::Tensor>& pictures) {
+  return at::stack(pictures).to(at::kFloat).div_(255);
 }
 
 at::Tensor read_rows(const io::SafetensorsFile& file,
@@ -244,7 +249,7 @@ at::Tensor VideoSet::Impl::read_video(const Entry& entry) const {
   if (frames.empty()) {
     throw InvalidInput(Code::kBadMedia, str(entry.path.string(), ": no frame could be read"));
   }
-  return at::stack(frames);
+  return to_unit(frames);
 }
 
 at::Tensor VideoSet::Impl::read_images(const Entry& entry) const {
@@ -255,7 +260,7 @@ at::Tensor VideoSet::Impl::read_images(const Entry& entry) const {
     frames.push_back(picture(image.rgb, image.height, image.width));
     shapes.expect(file.filename().string(), frames.back().sizes(), "3 P Q");
   }
-  return at::stack(frames);
+  return to_unit(frames);
 }
 
 VideoSet::VideoSet(const Path& where, const VideoSetOptions& options)
