@@ -41,7 +41,8 @@ def progress(folder, stage):
 def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     run = tool(tmp_path, "--stage", "teacher")
     assert run.returncode != 0 and "needs vae first: tools/train_tiny --ci --stage vae" in run.stderr
-    run = tool(tmp_path, "--stage", "features", "text", *settings(training__loop__max_train_steps=3))
+    few = settings(training__loop__max_train_steps=3, training__loop__max_seconds=100)
+    run = tool(tmp_path, "--stage", "features", "text", *few)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert [line.split()[:3] for line in lines] == [["text", "done", "3/3"], ["features", "done", "3/3"]]
@@ -50,7 +51,7 @@ def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     entry = progress(tmp_path, "features")
     assert entry["status"] == "done" and entry["chunks"] == 1 and entry["metrics"]["train_loss"] > 0
 
-    again = tool(tmp_path, "--stage", "text", "features", *settings(training__loop__max_train_steps=3))
+    again = tool(tmp_path, "--stage", "text", "features", *few)
     assert again.returncode == 0 and again.stdout.count("(kept)") == 2
     assert progress(tmp_path, "features") == entry
     listed = tool(tmp_path, "--list")
@@ -217,6 +218,8 @@ def test_files_of_another_kind_are_named(tmp_path):
     few = tool(tmp_path, "--samples", "7")
     assert few.returncode == 2 and "--samples wants at least 8" in few.stderr, few
     assert "--budget wants" in tool(tmp_path, "--budget", "nan").stderr
+    twice = tool(tmp_path, "--set", "training.data.seed=1", "--set", "training.data.seed=2")
+    assert twice.returncode == 2 and "--set training.data.seed is given twice" in twice.stderr, twice
 
 
 def test_what_fails_is_told_with_the_programs_words(tmp_path):
