@@ -1,5 +1,4 @@
 // `fastwan eval`: what can be measured, of one set of videos or against another.
-#include <array>
 #include <cstdio>
 #include <filesystem>
 
@@ -43,7 +42,6 @@ int list_metrics(bool json) {
   return 0;
 }
 
-// Four digits: more than the interval leaves meaning to; --json has them all.
 std::string cell(const Json& entry, const char* key) {
   if (entry.contains(key) && entry[key].is_string()) {  // "infinite"
     return entry[key].get<std::string>();
@@ -51,9 +49,7 @@ std::string cell(const Json& entry, const char* key) {
   if (!entry.contains(key) || !entry[key].is_number()) {
     return "";
   }
-  std::array<char, 32> text{};
-  std::snprintf(text.data(), text.size(), "%.4g", entry[key].get<double>());
-  return text.data();
+  return format_figure(entry[key].get<double>());
 }
 
 void print(const Json& document) {

@@ -1,5 +1,4 @@
 // `fastwan eval experiment`: the rows, figures and gates of an experiment on procedural clips.
-#include <array>
 #include <cstdio>
 #include <map>
 
@@ -89,13 +88,8 @@ void find_cached_models(config::Evaluation& evaluation, std::vector<std::string>
   }
 }
 
-// Four digits, as `eval run`; --json has them all.
 std::string cell(const Json& number) {
-  std::array<char, 32> text{};
-  if (number.is_number()) {
-    std::snprintf(text.data(), text.size(), "%.4g", number.get<double>());
-  }
-  return text.data();
+  return number.is_number() ? format_figure(number.get<double>()) : "";
 }
 
 // Why rows were not run, once for those that miss the same; failed ones have been told.

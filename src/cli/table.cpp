@@ -37,6 +37,12 @@ std::string Table::text() const {
   return out;
 }
 
+std::string format_figure(double figure) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.4g", figure);
+  return text.data();
+}
+
 std::string format_count(double count) {
   constexpr std::array kSteps = {"", " k", " M", " G", " T", " P", " E"};
   std::size_t step = 0;

@@ -16,6 +16,9 @@ class Table {
   std::vector<std::vector<std::string>> rows_;
 };
 
+// Four digits: more than intervals leave meaning to; --json has them all.
+std::string format_figure(double figure);
+
 // "1.42 G" for 1'418'996'800: decimal steps, three digits.
 std::string format_count(double count);
 

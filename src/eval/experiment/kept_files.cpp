@@ -1,6 +1,7 @@
 #include "eval/experiment/kept_files.h"
 
 #include <filesystem>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -17,18 +18,14 @@ struct Kept {
 };
 
 Kept read_kept(const Path& file) {
-  Kept kept{.numbers = read_json_file(file.string()), .fingerprint = ""};
-  const bool is_object = kept.numbers.is_object();
-  const auto found = is_object ? kept.numbers.find("fingerprint") : kept.numbers.end();
-  const bool has_one = is_object && found != kept.numbers.end();
-  if (!is_object || (has_one && !found->is_string())) {
+  Json numbers = read_json_file(file.string());
+  const Json fingerprint =
+      numbers.is_object() ? numbers.value("fingerprint", Json("")) : Json(nullptr);
+  if (!fingerprint.is_string()) {
     throw InvalidInput(Code::kBadJson,
                        str(file.string(), ": no numbers as they are kept here. Delete the file"));
   }
-  if (has_one) {
-    kept.fingerprint = found->get<std::string>();
-  }
-  return kept;
+  return {.numbers = std::move(numbers), .fingerprint = fingerprint.get<std::string>()};
 }
 
 }  // namespace
