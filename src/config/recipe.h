@@ -119,6 +119,7 @@ struct Method {
   Betas fake_score_betas = {-1, -1};    // -1: the student's; resolved on reading
   LrScheduler fake_score_lr_scheduler = LrScheduler::kAsStudent;
   double regression_weight = 0;
+  int64_t regression_steps = 0;  // 0: all of dmd_denoising_steps
   KScope k_scope = KScope::kStep;
   int64_t k_block = 0;
   NanPolicy nan_policy = NanPolicy::kStop;
@@ -399,6 +400,10 @@ void describe(Visitor& v, Method& m) {
            "of ODE regression beside the score difference; above 0 the rows hold trajectories",
            {0, 1e6}},
           m.regression_weight);
+  v.field({"method.regression_steps",
+           "the first so many of dmd_denoising_steps are regressed; 0: all",
+           {0, 1 << 20}},
+          m.regression_steps);
   v.field(
       {"method.k_scope",
        "who shares the draw of the student's step: all of an iteration, processes that hold one "

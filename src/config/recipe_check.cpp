@@ -198,6 +198,13 @@ void check_distill(const Recipe& r) {
   require(m.regression_weight == 0 || m.rollout_mode == RolloutMode::kSimulate,
           str("method.regression_weight ", m.regression_weight,
               " needs method.rollout_mode simulate: rows of trajectories hold no clips to noise"));
+  require(m.regression_steps == 0 || m.regression_weight > 0,
+          str("method.regression_steps ", m.regression_steps,
+              " has no effect without method.regression_weight. Set it, or leave both out"));
+  const auto num_steps = static_cast<int64_t>(m.dmd_denoising_steps.size());
+  require(m.regression_steps <= num_steps,
+          str("method.regression_steps ", m.regression_steps, " is beyond the ", num_steps,
+              " steps of method.dmd_denoising_steps"));
   require(m.critic_warmup <= r.training.loop.max_train_steps,
           str("method.critic_warmup ", m.critic_warmup, " is beyond training.loop.max_train_steps ",
               r.training.loop.max_train_steps));

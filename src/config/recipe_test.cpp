@@ -266,6 +266,14 @@ TEST(Recipe, WhatDoesNotGoTogetherIsRefusedBeforeAnyWeights) {
        {{"method.regression_weight", "0.5"}},
        "method.regression_weight 0.5 needs method.rollout_mode simulate"},
       {kDistill,
+       {{"method.regression_steps", "1"}},
+       "method.regression_steps 1 has no effect without method.regression_weight"},
+      {kDistill,
+       {{"method.rollout_mode", "simulate"},
+        {"method.regression_weight", "1"},
+        {"method.regression_steps", "4"}},
+       "method.regression_steps 4 is beyond the 3 steps"},
+      {kDistill,
        {{"method.real_score_guidance_interval", "0.9,0.1"}},
        "real_score_guidance_interval must rise, got 0.9 and 0.1"},
       {kDistill,
@@ -577,7 +585,7 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
   EXPECT_EQ(distill.training.optimizer.betas[0], 0);
   EXPECT_EQ((distill.training.loop.max_train_steps - distill.method.critic_warmup) /
                 distill.method.generator_update_interval,
-            1700)
+            5000)
       << "updates of the student";
 }
 

@@ -464,6 +464,21 @@ TEST(Distill, RegressionAddsItsWeightedGradientToTheStudentsAlone) {
   EXPECT_GT(metrics.at("regression_timestep"), 500);
 }
 
+// Later steps, which settle details, are then left to the score difference alone.
+TEST(Distill, RegressionOfTheFirstStepDrawsNoOtherState) {
+  const MicroBatch batch = trajectories_of(4);
+  Distillation method({.rollout = dmd::Rollout::kSimulate,
+                       .regression_weight = 0.25,
+                       .regression_steps = 1,
+                       .latent_shape = {4, 5, 8, 10}});
+  for (int64_t step = 10; step <= 40; step += 10) {
+    const Metrics metrics = method.method->accumulate(dmd::Distill::kStudent, step, batch, 1.0);
+    EXPECT_NEAR(metrics.at("regression_timestep"), 999.75, 1e-6);
+  }
+  const TrajectoryDraw two = draw_states(batch, {.seed = 1000, .step = 3}, at::kDouble, 2);
+  EXPECT_GT(two.sigma.min().item<double>(), 0.7) << "the third state was drawn";
+}
+
 TEST(Distill, SettingsThatCannotWorkAreRefused) {
   const dmd::DistillRoles roles;
   EXPECT_THROW(dmd::Distill(roles, {.timesteps = {1000, 1000}, .unconditional = none()}),

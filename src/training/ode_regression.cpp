@@ -11,10 +11,15 @@
 
 namespace fastwan::training {
 
-TrajectoryDraw draw_states(const MicroBatch& batch, const DrawKey& key, at::ScalarType type) {
+TrajectoryDraw draw_states(const MicroBatch& batch,
+                           const DrawKey& key,
+                           at::ScalarType type,
+                           int64_t num_states) {
   invariant(batch.trajectory.defined(), "ODE regression reads trajectories");
   const int64_t end = batch.trajectory.size(1) - 1;
-  const std::vector<int64_t> states = dmd::draw_steps({.num_steps = end}, key, batch.slots);
+  invariant(0 <= num_states && num_states <= end, "a trajectory has that many states");
+  const std::vector<int64_t> states =
+      dmd::draw_steps({.num_steps = num_states > 0 ? num_states : end}, key, batch.slots);
   const at::Tensor all_timesteps = batch.trajectory_timesteps.cpu();  // [b, K + 1]
   std::vector<at::Tensor> drawn;                                      // [C, T, H, W] each
   std::vector<double> levels;

@@ -30,8 +30,11 @@ struct TrajectoryDraw {
   at::Tensor sigma;  // [b]
   at::Tensor end;    // [b, C, T, H, W]: x_end
 };
-// Each of the K states equally often: one draw of `key` a slot.
-TrajectoryDraw draw_states(const MicroBatch& batch, const DrawKey& key, at::ScalarType type);
+// Each of the first `num_states` states (0: all K) equally often: one draw of `key` a slot.
+TrajectoryDraw draw_states(const MicroBatch& batch,
+                           const DrawKey& key,
+                           at::ScalarType type,
+                           int64_t num_states = 0);
 
 // [b]: the loss above; with gradient where grad mode is on.
 at::Tensor regression_loss(const Velocity& student,

@@ -361,7 +361,8 @@ def test_the_whole_chain(tmp_path):
     report = json.loads((tmp_path / "runs/tiny-shapes-ci/evaluation/report.json").read_text())
     states = {row["name"]: row["status"] for row in report["rows"]}
     assert {name for name, state in states.items() if state != "done"} == {
-        "ablation_none", "ablation_no_gate", "ablation_sparsity_0_9", "ablation_ratio_1", "ablation_no_guidance", "ablation_no_ode", "ablation_regression"}
+        "ablation_none", "ablation_no_gate", "ablation_sparsity_0_9", "ablation_ratio_1", "ablation_no_guidance", "ablation_no_ode", "ablation_regression",
+        "ablation_first_step", "ablation_dense"}
     verdicts = {gate["id"]: gate["verdict"] for gate in report["gates"]}
     assert verdicts["Q13"] == "pass" and verdicts["Q0"] == "too few"
     packed = list((tmp_path / "runs/tiny-shapes-ci/leaving").glob("*.tar"))

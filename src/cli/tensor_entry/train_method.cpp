@@ -116,6 +116,7 @@ std::unique_ptr<training::Method> distill(const TrainContext& context,
                             ? training::dmd::NonFinite::kZero
                             : training::dmd::NonFinite::kStop,
           .regression_weight = method.regression_weight,
+          .regression_steps = method.regression_steps,
           .latent_shape = data.latent_shape,
           .keeps_preview = recipe.training.tracker.log_visualization,
           .state = state_type(recipe)});

@@ -177,7 +177,7 @@ Metrics Distill::update_student(int64_t step, const MicroBatch& batch, double sh
 Metrics Distill::regress(int64_t step, const MicroBatch& batch, double share) {
   const TrajectoryDraw drawn = draw_states(
       batch, {.seed = options_.seed, .stream = Stream::kStudentRegression, .step = step},
-      options_.state);
+      options_.state, options_.regression_steps);
   const c10::AutoGradMode with_gradient(true);
   const at::Tensor loss = regression_loss(roles_.student.velocity, drawn, batch.text);  // [b]
   (loss.mean() * (options_.regression_weight * share)).backward();

@@ -44,6 +44,7 @@ struct DistillOptions {
   SparsityRamp ramp{.sparsity = 0, .rate = 0};  // of the student, where it sets sparsity
   NonFinite non_finite = NonFinite::kStop;
   double regression_weight = 0;       // above 0: batches hold trajectories
+  int64_t regression_steps = 0;       // the first so many timesteps are regressed; 0: all
   std::vector<int64_t> latent_shape;  // [C, T, H, W]; where batches are text alone
   bool keeps_preview = false;
   at::ScalarType state = at::kFloat;  // of samples, scores and losses; fp64 to check gradients
