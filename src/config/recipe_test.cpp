@@ -560,7 +560,7 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
             shipped("tiny-shapes/vae-clips").training.checkpoint.export_path);
   EXPECT_EQ(teacher.models.at("student").init_from,
             shipped("tiny-shapes/vae").training.checkpoint.export_path);
-  for (const char* name : {"vsa", "dense"}) {
+  for (const char* name : {"vsa", "dense", "ablation-dense"}) {
     EXPECT_EQ(shipped(std::string("tiny-shapes/") + name).models.at("student").init_from,
               teacher.training.checkpoint.export_path)
         << name;
@@ -572,7 +572,7 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
             shipped("tiny-shapes/distill").method.dmd_denoising_steps);
   for (const char* name :
        {"distill", "distill-data", "ablation-none", "ablation-no-gate", "ablation-sparsity-0.9",
-        "ablation-ratio-1", "ablation-no-guidance", "ablation-regression"}) {
+        "ablation-ratio-1", "ablation-no-guidance", "ablation-regression", "ablation-first-step"}) {
     const Recipe sparse = shipped(std::string("tiny-shapes/") + name);
     EXPECT_EQ(sparse.models.at("student").init_from, ode.training.checkpoint.export_path) << name;
     EXPECT_EQ(sparse.models.at("teacher").init_from, teacher.training.checkpoint.export_path)
@@ -581,6 +581,7 @@ TEST(ShippedRecipes, TheTinyStagesHandTheirExportsOn) {
   EXPECT_EQ(shipped("tiny-shapes/ablation-no-ode").models.at("student").init_from,
             ode.models.at("student").init_from);
   const Recipe distill = shipped("tiny-shapes/distill");
+  EXPECT_EQ(distill.training.data.data_path, ode.training.data.data_path);
   EXPECT_EQ(distill.method.k_block, 64);
   EXPECT_EQ(distill.training.optimizer.betas[0], 0);
   EXPECT_EQ((distill.training.loop.max_train_steps - distill.method.critic_warmup) /

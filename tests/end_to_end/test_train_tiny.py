@@ -55,7 +55,7 @@ def test_stages_run_once_in_order_and_say_what_they_need(tmp_path):
     assert again.returncode == 0 and again.stdout.count("(kept)") == 2
     assert progress(tmp_path, "features") == entry
     listed = tool(tmp_path, "--list")
-    assert "needs vsa, synth-ode" in listed.stdout and "needs teacher, ode, synth" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
+    assert "needs vsa, synth-ode" in listed.stdout and "needs teacher, ode, synth\n" in listed.stdout and "needs teacher, ode, synth-ode\n" in listed.stdout and listed.stdout.splitlines()[0].split()[:2] == ["text", "done"]
 
 
 def test_a_finished_stage_whose_recipe_has_changed_is_refused_until_it_is_accepted(tmp_path):
