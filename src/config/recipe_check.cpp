@@ -200,7 +200,8 @@ void check_distill(const Recipe& r) {
               " needs method.rollout_mode simulate: rows of trajectories hold no clips to noise"));
   require(m.regression_steps == 0 || m.regression_weight > 0,
           str("method.regression_steps ", m.regression_steps,
-              " has no effect without method.regression_weight. Set the weight, or leave the steps out"));
+              " has no effect without method.regression_weight. Set the weight, or leave the steps "
+              "out"));
   const auto num_steps = static_cast<int64_t>(m.dmd_denoising_steps.size());
   require(m.regression_steps <= num_steps,
           str("method.regression_steps ", m.regression_steps, " is beyond the ", num_steps,
